@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+// Version, ABI namespace and the attributes that differ between compilers.
+#pragma once
+
+#define RINGATTN_VERSION_MAJOR 0
+#define RINGATTN_VERSION_MINOR 1
+#define RINGATTN_VERSION_PATCH 0
+/// SemVer as one integer, major * 10000 + minor * 100 + patch. Part of the contract that ranks compare.
+#define RINGATTN_VERSION (RINGATTN_VERSION_MAJOR * 10000 + RINGATTN_VERSION_MINOR * 100 + RINGATTN_VERSION_PATCH)
+
+/// The inline namespace everything lives in: two versions in one program do not collide.
+#define RINGATTN_ABI v0_1
+
+#if defined(__CUDACC__)
+#define RINGATTN_HD __host__ __device__
+#else
+#define RINGATTN_HD
+#endif
+
+#if defined(__GNUC__) || defined(__clang__)
+#define RINGATTN_INLINE inline __attribute__((always_inline))
+#define RINGATTN_RESTRICT __restrict__
+#else
+#define RINGATTN_INLINE inline
+#define RINGATTN_RESTRICT
+#endif

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+// Block sizes of the kernels.
+#pragma once
+
+#include "../concepts.hpp"
+
+namespace ringattn::inline RINGATTN_ABI {
+
+/// One block size for every architecture and dimension.
+template <int q_, int kv_> struct FixedTiles {
+  static_assert(q_ > 0 && kv_ > 0, "ringattn: FixedTiles<q, kv> needs positive block sizes");
+  constexpr Tile operator()(int /*arch*/, int /*head_dim*/, int /*value_dim*/, int /*element_bytes*/) const {
+    return {.q = q_, .kv = kv_};
+  }
+};
+
+/// Blocks that keep one panel of queries and one of scores in the first-level cache of today's CPUs (arch 0).
+struct DefaultTiles {
+  constexpr Tile operator()(int /*arch*/, int /*head_dim*/, int /*value_dim*/, int element_bytes) const {
+    return element_bytes > 4 ? Tile{.q = 32, .kv = 64} : Tile{.q = 64, .kv = 64};
+  }
+};
+
+static_assert(TilePolicy<DefaultTiles> && TilePolicy<FixedTiles<16, 16>>);
+
+}  // namespace ringattn
