@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+// What can be wrong with the arguments of a plan or a call, found before anything is sent.
+#pragma once
+
+#include <cmath>
+#include <cstdlib>
+#include <optional>
+#include <string>
+
+#include "../error.hpp"
+#include "plan.hpp"
+
+namespace ringattn::inline RINGATTN_ABI::detail {
+
+/// Extents and strides of a tensor as bytes, whatever its element type.
+struct Footprint {
+  char const* name;
+  std::uintptr_t data;
+  int64_t extent[4], stride[4];  // strides in bytes
+  int64_t element;               // bytes
+
+  template <class T, class Space>
+  Footprint(char const* n, View<T, Space> const& v)
+      : name(n),
+        data(reinterpret_cast<std::uintptr_t>(v.data)),
+        extent{v.extents.batch, v.extents.seq, v.extents.heads, v.extents.dim},
+        element(int64_t(sizeof(T))) {
+    for (int i = 0; i < 4; ++i) stride[i] = v.stride[i] * element;
+  }
+  bool empty() const { return data == 0 || extent[0] * extent[1] * extent[2] * extent[3] == 0; }
+  /// First byte and one past the last.
+  std::uintptr_t begin() const { return data + std::uintptr_t(reach(-1)); }
+  std::uintptr_t end() const { return data + std::uintptr_t(reach(+1) + element); }
+
+ private:
+  int64_t reach(int sign) const {
+    int64_t sum = 0;
+    for (int i = 0; i < 4; ++i)
+      if (stride[i] * sign > 0) sum += (extent[i] - 1) * stride[i];
+    return sum;
+  }
+};
+
+/// Is there a pair of indices whose difference, along the axes from `axis` on (strides falling), is `delta` bytes?
+inline bool reachable(Footprint const& a, Footprint const& b, int const (&order)[4], int axis, int64_t delta) {
+  if (axis == 4) return std::abs(delta) < a.element;
+  int64_t const stride = std::abs(a.stride[order[axis]]);
+  if (stride == 0) return reachable(a, b, order, axis + 1, delta);
+  int64_t const near = delta / stride;
+  for (int64_t i = near - 1; i <= near + 1; ++i) {
+    int64_t const limit = i > 0 ? a.extent[order[axis]] - 1 : b.extent[order[axis]] - 1;
+    if (std::abs(i) <= limit && reachable(a, b, order, axis + 1, delta - i * stride)) return true;
+  }
+  return false;
+}
+
+/// Do two tensors share a byte? Exact for tensors with the same strides (slices of one packed tensor); tensors with
+/// different strides count as overlapping as soon as their ranges do.
+inline bool overlap(Footprint const& a, Footprint const& b) {
+  if (a.empty() || b.empty() || a.end() <= b.begin() || b.end() <= a.begin()) return false;
+  if (a.element != b.element) return true;
+  for (int i = 0; i < 4; ++i)
+    if (a.stride[i] != b.stride[i] || a.stride[i] < 0) return true;
+  int order[4] = {0, 1, 2, 3};
+  for (int i = 1; i < 4; ++i)
+    for (int j = i; j > 0 && a.stride[order[j]] > a.stride[order[j - 1]]; --j) std::swap(order[j], order[j - 1]);
+  return reachable(a, b, order, 0, int64_t(b.data) - int64_t(a.data));
+}
+
+/// Collects what is wrong with the tensors of a call; throws at the first.
+class CallChecks {
+ public:
+  CallChecks(int rank, int64_t batch) : rank_(rank), batch_(batch) {}
+
+  template <class T, class Space>
+  void tensor(char const* name, View<T, Space> const& v, Extents expected, bool optional = false) {
+    if (optional && !v) return;
+    expected.batch = batch_;
+    if (!(v.extents == expected)) fail(name, to_string(expected), to_string(v.extents));
+    if (expected.count() > 0 && !v) fail(name, "memory for " + to_string(expected), "null");
+    if (reinterpret_cast<std::uintptr_t>(v.data) % alignof(T) != 0) fail(name, "alignment of its element type", "less");
+  }
+
+  /// Outputs must not overlap one another or an input, and must not be written twice through a stride of 0.
+  template <size_t N, size_t M> void distinct(Footprint const (&outputs)[N], Footprint const (&inputs)[M]) {
+    for (size_t i = 0; i < N; ++i) {
+      Footprint const& o = outputs[i];
+      if (o.empty()) continue;
+      for (int axis = 0; axis < 4; ++axis)
+        if (o.stride[axis] == 0 && o.extent[axis] > 1) fail(o.name, "strides other than 0", "a stride of 0");
+      for (size_t j = i + 1; j < N; ++j)
+        if (overlap(o, outputs[j]))
+          fail(o.name, "memory of its own", std::string("memory shared with ") + outputs[j].name);
+      for (Footprint const& in : inputs)
+        if (overlap(o, in)) fail(o.name, "memory of its own", std::string("memory shared with ") + in.name);
+    }
+  }
+
+  [[noreturn]] void fail(char const* argument, std::string expected, std::string actual) const {
+    throw Error(ErrorCode::invalid_argument, rank_, argument, std::move(expected), std::move(actual));
+  }
+
+ private:
+  int rank_;
+  int64_t batch_;
+};
+
+/// What is wrong with the options of a plan on this rank, if anything.
+template <class P> std::optional<Error> wrong_options(PlanOptions<P> const& o, Ring here) {
+  auto const wrong = [&](char const* argument, std::string expected, std::string actual) {
+    return Error(ErrorCode::invalid_argument, here.rank, argument, std::move(expected), std::move(actual));
+  };
+  Problem const p = o.problem.resolved();
+  struct {
+    char const* name;
+    int64_t value, least;
+  } const counts[] = {{"problem.batch", p.batch, 1},
+                      {"problem.seq", p.seq, 0},
+                      {"problem.kv_seq", p.kv_seq, 0},
+                      {"problem.heads", p.heads, 1},
+                      {"problem.kv_heads", p.kv_heads, 1}};
+  for (auto const& c : counts)
+    if (c.value < c.least) return wrong(c.name, "at least " + std::to_string(c.least), std::to_string(c.value));
+  if (p.heads % p.kv_heads != 0)
+    return wrong("problem.kv_heads", "a divisor of heads = " + std::to_string(p.heads), std::to_string(p.kv_heads));
+  if (!std::isfinite(o.scale)) return wrong("scale", "a finite number", std::to_string(o.scale));
+  if constexpr (requires {
+                  { o.mask.invalid() } -> std::convertible_to<char const*>;
+                })
+    if (char const* rule = o.mask.invalid()) return wrong("mask", rule, "a mask that breaks this");
+  auto const bad_shard = [&](auto const& shard, int64_t seq) -> std::optional<std::string> {
+    int64_t total = 0;
+    for (int r = 0; r < here.size; ++r)
+      for (Rows const& rows : shard.rows(Ring{r, here.size}, seq)) {
+        if (rows.stride < 1 || rows.count < 0) return "a run with stride < 1 or count < 0";
+        if (rows.count > 0 && (rows.first < 0 || rows.last() >= seq))
+          return "row " + std::to_string(rows.first < 0 ? rows.first : rows.last()) + " on rank " + std::to_string(r);
+        total += rows.count;
+      }
+    if (total != seq) return std::to_string(total) + " rows";
+    return std::nullopt;
+  };
+  if (auto actual = bad_shard(o.shard, p.seq))
+    return wrong("shard", "every row of 0 .. " + std::to_string(p.seq) + " once", *actual);
+  if (auto actual = bad_shard(o.kv_shard, p.kv_seq))
+    return wrong("kv_shard", "every row of 0 .. " + std::to_string(p.kv_seq) + " once", *actual);
+  return std::nullopt;
+}
+
+}  // namespace ringattn::detail
