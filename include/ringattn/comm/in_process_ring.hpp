@@ -1,0 +1,342 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the threads of an in-process ring share: channels where sends meet receives, seats where ranks wait, the abort.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "check.hpp"
+
+namespace ringattn::inline RINGATTN_ABI {
+
+/// For tests: bad luck on purpose. Off by default, and then it costs nothing. Delays depend on the seed, the pair and
+/// the message's number only.
+struct Chaos {
+  std::uint64_t seed = 0;
+  std::chrono::nanoseconds delay{0};  ///< a message arrives up to this much later, in any order between pairs
+  bool poison = false;                ///< receive buffers are all ones (NaN) from the post until the arrival
+
+  bool on() const { return delay.count() > 0 || poison; }
+};
+
+struct RunOptions {
+  std::chrono::nanoseconds deadline = std::chrono::seconds(30);  ///< how long the core waits for a peer
+  Chaos chaos{};
+};
+
+namespace detail {
+
+/// Locks are never nested, but for a channel's around that of the delayed matches. Buffers are touched with no lock
+/// held.
+class InProcessRing {
+ public:
+  enum class Lane { data, control };  ///< matched independently
+
+  struct Record;
+  struct Channel;
+
+  /// One side of one message. Lives in its record; `next` chains those that wait in a channel.
+  struct Post {
+    Record* record = nullptr;
+    Channel* channel = nullptr;
+    std::byte const* from = nullptr;  ///< of a send
+    std::byte* to = nullptr;          ///< of a receive
+    size_t bytes = 0;
+    bool is_send = false;
+    Post* next = nullptr;
+  };
+
+  /// The posts of one transfer. Records are kept and used again, so that a steady ring allocates nothing.
+  struct Record {
+    int rank = 0;
+    std::vector<Post> posts;
+    std::atomic<size_t> under_way{0};  ///< posts that somebody may still touch the buffers of
+    bool lost = false;                 ///< one of them will never arrive; read once none is under way
+  };
+
+  /// From one rank to another. Holds sends or receives that wait for the other side, never both, first posted first.
+  struct alignas(64) Channel {
+    std::mutex mutex;
+    Post* head = nullptr;
+    Post* tail = nullptr;
+    int from = 0, to = 0;
+    std::uint64_t number = 0;                     ///< delayed messages so far
+    std::chrono::steady_clock::time_point due{};  ///< of the last of them
+  };
+
+  InProcessRing(int size, RunOptions const& options)
+      : size_(size), options_(options), channels_(2 * size_t(size) * size_t(size)), seats_(size_t(size)) {
+    for (size_t i = 0; i < channels_.size(); ++i) {
+      channels_[i].from = int(i / size_t(size)) % size;
+      channels_[i].to = int(i % size_t(size));
+    }
+    for (Seat& seat : seats_)
+      for (int i = 0; i < records_kept; ++i) seat.free.push_back(add_record(seat, 2 * size_t(size)));
+    if (options_.chaos.on()) postman_ = std::thread([this] { deliver_late(); });
+  }
+
+  InProcessRing(InProcessRing const&) = delete;
+  InProcessRing& operator=(InProcessRing const&) = delete;
+
+  ~InProcessRing() {
+    if (!postman_.joinable()) return;
+    {
+      std::lock_guard lock(late_mutex_);
+      closing_ = true;
+    }
+    late_changed_.notify_all();
+    postman_.join();
+  }
+
+  int size() const { return size_; }
+  RunOptions const& options() const { return options_; }
+
+  void abort(std::string reason) {
+    {
+      std::lock_guard lock(reason_mutex_);
+      if (aborted_.load(std::memory_order_relaxed)) return;
+      reason_ = std::move(reason);
+      aborted_.store(true, std::memory_order_release);
+    }
+    // Taking each mutex once makes sure that nobody is between looking at the flag and going to sleep.
+    for (Seat& seat : seats_) {
+      { std::lock_guard lock(seat.mutex); }
+      seat.changed.notify_all();
+    }
+    { std::lock_guard lock(late_mutex_); }
+    late_changed_.notify_all();
+  }
+
+  std::optional<std::string> aborted() const {
+    if (!is_aborted()) return std::nullopt;
+    return reason_;  // written once, before the flag
+  }
+
+  /// A record for `posts` posts of a rank, all of which must follow.
+  Record* open(int rank, size_t posts) {
+    Seat& seat = seats_[size_t(rank)];
+    std::lock_guard lock(seat.mutex);
+    if (seat.free.empty()) seat.free.push_back(add_record(seat, posts));
+    Record* const record = seat.free.back();
+    record->posts.reserve(posts);
+    seat.free.pop_back();
+    record->rank = rank;
+    record->under_way.store(posts, std::memory_order_relaxed);
+    return record;
+  }
+
+  void send(Record& record, Lane lane, int to, std::span<std::byte const> bytes) {
+    record.posts.push_back({.record = &record,
+                            .channel = &channel(lane, record.rank, to),
+                            .from = bytes.data(),
+                            .bytes = bytes.size(),
+                            .is_send = true});
+    post(record.posts.back());
+  }
+
+  void receive(Record& record, Lane lane, int from, std::span<std::byte> bytes) {
+    if (options_.chaos.poison && !bytes.empty()) std::memset(bytes.data(), 0xff, bytes.size());
+    record.posts.push_back(
+        {.record = &record, .channel = &channel(lane, from, record.rank), .to = bytes.data(), .bytes = bytes.size()});
+    post(record.posts.back());
+  }
+
+  /// True once everything has arrived; false after `slice`, or at once after an abort.
+  bool wait(Record& record, std::chrono::nanoseconds slice) {
+    auto const settled = [&] { return record.under_way.load(std::memory_order_acquire) == 0 || is_aborted(); };
+    auto const begin = std::chrono::steady_clock::now();
+    // Clamped, since now + nanoseconds::max() overflows.
+    auto const end = begin + std::clamp<std::chrono::nanoseconds>(slice, {}, std::chrono::hours(1));
+    auto const sleep = std::min(end, begin + spin);
+    while (!settled() && std::chrono::steady_clock::now() < sleep) std::this_thread::yield();
+    if (!settled()) {
+      Seat& seat = seats_[size_t(record.rank)];
+      std::unique_lock lock(seat.mutex);
+      seat.changed.wait_until(lock, end, settled);
+    }
+    return record.under_way.load(std::memory_order_acquire) == 0 && !record.lost;
+  }
+
+  /// Gives a record back; first stops the ring and takes its posts out of the channels if any is under way. A copy that
+  /// somebody is making is waited for: that ends by itself.
+  void close(Record& record) {
+    Seat& seat = seats_[size_t(record.rank)];
+    if (record.under_way.load(std::memory_order_acquire) != 0) {
+      abort("rank " + std::to_string(record.rank) + " gave up a transfer that was under way");
+      for (Post& p : record.posts)
+        if (withdraw(p)) lose(p);
+      std::unique_lock lock(seat.mutex);
+      seat.changed.wait(lock, [&] { return record.under_way.load(std::memory_order_acquire) == 0; });
+    }
+    std::lock_guard lock(seat.mutex);
+    record.posts.clear();
+    record.lost = false;
+    seat.free.push_back(&record);
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  /// Where the thread of one rank waits.
+  struct alignas(64) Seat {
+    std::mutex mutex;
+    std::condition_variable changed;
+    std::vector<std::unique_ptr<Record>> records;
+    std::vector<Record*> free;
+  };
+
+  struct Match {
+    Post *send, *receive;
+    Clock::time_point due;
+  };
+
+  static constexpr int records_kept = 8;  // per rank; a pipeline has fewer transfers under way
+  // Most waits of a ring in step are shorter than a sleep and a wake-up.
+  static constexpr std::chrono::microseconds spin{50};
+
+  bool is_aborted() const { return aborted_.load(std::memory_order_acquire); }
+
+  Channel& channel(Lane lane, int from, int to) {
+    size_t const n = size_t(size_);
+    return channels_[(lane == Lane::data ? 0 : n * n) + size_t(from) * n + size_t(to)];
+  }
+
+  static Record* add_record(Seat& seat, size_t posts) {
+    seat.records.push_back(std::make_unique<Record>());
+    seat.records.back()->posts.reserve(posts);
+    seat.free.reserve(seat.records.size());
+    return seat.records.back().get();
+  }
+
+  /// Matches a post with the first that waits on the other side, or lets it wait.
+  void post(Post& mine) {
+    Channel& c = *mine.channel;
+    Post* other = nullptr;
+    {
+      std::unique_lock lock(c.mutex);
+      if (is_aborted()) {
+        lock.unlock();
+        return lose(mine);
+      }
+      if (c.head == nullptr || c.head->is_send == mine.is_send) {
+        (c.head == nullptr ? c.head : c.tail->next) = &mine;
+        c.tail = &mine;
+        return;
+      }
+      other = c.head;
+      c.head = other->next;
+      if (postman_.joinable()) return deliver_later(c, mine.is_send ? mine : *other, mine.is_send ? *other : mine);
+    }
+    mine.is_send ? deliver(mine, *other) : deliver(*other, mine);
+  }
+
+  void deliver(Post& send, Post& receive) {
+    if (send.bytes != receive.bytes) {
+      abort(size_mismatch(send.channel->from, send.channel->to, send.bytes, receive.bytes));
+      lose(send);
+      lose(receive);
+      return;
+    }
+    if (send.bytes != 0) std::memcpy(receive.to, send.from, send.bytes);
+    settle(send, false);
+    settle(receive, false);
+  }
+
+  void lose(Post& post) { settle(post, true); }
+
+  /// Nobody will touch the post's buffer any more. Its record may be in use again as soon as the count is down.
+  void settle(Post& post, bool lost) {
+    Record& record = *post.record;
+    Seat& seat = seats_[size_t(record.rank)];
+    std::lock_guard lock(seat.mutex);
+    if (lost) record.lost = true;
+    if (record.under_way.fetch_sub(1, std::memory_order_acq_rel) == 1) seat.changed.notify_all();
+  }
+
+  /// Takes a post out of its channel; false if it has been matched.
+  static bool withdraw(Post& post) {
+    Channel& c = *post.channel;
+    std::lock_guard lock(c.mutex);
+    Post* before = nullptr;
+    for (Post* p = c.head; p != nullptr; before = p, p = p->next) {
+      if (p != &post) continue;
+      (before == nullptr ? c.head : before->next) = p->next;
+      if (c.tail == p) c.tail = before;
+      return true;
+    }
+    return false;
+  }
+
+  // ---------------------------------------------------------------- chaos: a thread of its own delivers, late
+
+  /// The channel's lock is held, so that messages of a pair stay in order.
+  void deliver_later(Channel& c, Post& send, Post& receive) {
+    std::uint64_t x = options_.chaos.seed ^ std::uint64_t(&c - channels_.data()) << 40 ^ ++c.number;
+    x = (x + 0x9e3779b97f4a7c15) * 0xbf58476d1ce4e5b9;
+    x = (x ^ x >> 29) * 0x94d049bb133111eb;
+    std::chrono::nanoseconds const delay(int64_t((x ^ x >> 32) % (std::uint64_t(options_.chaos.delay.count()) + 1)));
+    c.due = std::max(c.due, Clock::now() + delay);
+    {
+      std::lock_guard lock(late_mutex_);
+      late_.push_back({&send, &receive, c.due});
+    }
+    late_changed_.notify_all();
+  }
+
+  void deliver_late() {
+    std::unique_lock lock(late_mutex_);
+    while (!closing_) {
+      auto const next =
+          std::min_element(late_.begin(), late_.end(), [](Match const& a, Match const& b) { return a.due < b.due; });
+      if (next == late_.end()) {
+        late_changed_.wait(lock);
+      } else if (Clock::now() < next->due && !is_aborted()) {
+        Clock::time_point const due = next->due;
+        late_changed_.wait_until(lock, due);
+      } else {
+        Match const match = *next;
+        late_.erase(next);
+        lock.unlock();
+        if (is_aborted()) {
+          lose(*match.send);
+          lose(*match.receive);
+        } else {
+          deliver(*match.send, *match.receive);
+        }
+        lock.lock();
+      }
+    }
+  }
+
+  int size_;
+  RunOptions options_;
+  std::vector<Channel> channels_;  // lane, from, to
+  std::vector<Seat> seats_;
+
+  std::mutex reason_mutex_;
+  std::string reason_;
+  std::atomic<bool> aborted_{false};
+
+  std::mutex late_mutex_;
+  std::condition_variable late_changed_;
+  std::vector<Match> late_;
+  bool closing_ = false;
+  std::thread postman_;  // last: it uses the others
+};
+
+}  // namespace detail
+
+}  // namespace ringattn
