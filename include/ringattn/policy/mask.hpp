@@ -44,8 +44,13 @@ struct SlidingWindow {
     return k >= q + offset - left && k <= q + offset + right;
   }
   RINGATTN_HD constexpr Coverage coverage(Rows q, Rows k) const {
-    if (k.last() < q.first + offset - left || k.first > q.last() + offset + right) return Coverage::none;
-    bool const all = k.first >= q.last() + offset - left && k.last() <= q.first + offset + right;
+    int64_t const low = offset - left, high = offset + right;
+    int64_t const nearest = k.first - q.last(), farthest = k.last() - q.first;  // k - q lies between
+    // Rows of equal stride differ in steps of it: a narrow window can fall between two steps.
+    int64_t const step = q.stride == k.stride ? q.stride : 1;
+    int64_t const least = nearest >= low ? nearest : nearest + (low - nearest + step - 1) / step * step;
+    if (least > high || least > farthest) return Coverage::none;
+    bool const all = nearest >= low && farthest <= high;
     return all ? Coverage::full : Coverage::partial;
   }
   constexpr std::uint64_t fingerprint() const { return fingerprint_of("sliding window", left, right, offset); }

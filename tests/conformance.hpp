@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: Apache-2.0
+// Runs a policy on a ring, whatever backend and communicator it names, and judges what came out against the oracle.
+#pragma once
+
+#include <ringattn/ring_attention.hpp>
+
+#include <array>
+#include <cstring>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "inputs.hpp"
+#include "reference.hpp"
+
+namespace ringattn::test {
+
+// ---------------------------------------------------------------- whole tensors and their shards
+
+/// The rows of one rank out of a whole tensor [batch, seq, heads, dim].
+template <class T, class Runs>
+std::vector<T> take_rows(std::vector<T> const& whole, Extents const& e, Runs const& rows) {
+  std::vector<T> part;
+  int64_t const width = e.heads * e.dim;
+  for (int64_t b = 0; b < e.batch; ++b)
+    for (Rows const& run : rows)
+      for (int64_t i = 0; i < run.count; ++i) {
+        auto const at = whole.begin() + (b * e.seq + run.at(i)) * width;
+        part.insert(part.end(), at, at + width);
+      }
+  return part;
+}
+
+/// Puts the rows of one rank back into a whole tensor.
+template <class T, class Runs>
+void put_rows(std::vector<T>& whole, Extents const& e, Runs const& rows, std::vector<T> const& part) {
+  int64_t const width = e.heads * e.dim;
+  auto from = part.begin();
+  for (int64_t b = 0; b < e.batch; ++b)
+    for (Rows const& run : rows)
+      for (int64_t i = 0; i < run.count; ++i, from += width)
+        std::copy(from, from + width, whole.begin() + (b * e.seq + run.at(i)) * width);
+}
+
+// ---------------------------------------------------------------- one run
+
+template <class P> using ElementOf = typename P::Precision::Element;
+template <class P> using AccumulatorOf = typename P::Precision::Accumulator;
+/// The precision of the oracle.
+template <class P> using RealOf = std::conditional_t<std::is_same_v<ElementOf<P>, double>, long double, double>;
+
+/// A problem for a policy: the plan's options and whole tensors.
+template <class P> struct Setup {
+  PlanOptions<P> options;
+  std::vector<ElementOf<P>> q, k, v, dout;
+  bool backward = true;  ///< call backward, too
+
+  Problem problem() const { return options.problem.resolved(); }
+  Extents q_extents() const { return {problem().batch, problem().seq, problem().heads, P::head_dim}; }
+  Extents k_extents() const { return {problem().batch, problem().kv_seq, problem().kv_heads, P::head_dim}; }
+  Extents v_extents() const { return {problem().batch, problem().kv_seq, problem().kv_heads, value_dim_of<P>}; }
+  Extents out_extents() const { return {problem().batch, problem().seq, problem().heads, value_dim_of<P>}; }
+  Extents lse_extents() const { return {problem().batch, problem().seq, problem().heads, 1}; }
+};
+
+/// What one rank got, in its local order.
+template <class P> struct RankResult {
+  std::vector<ElementOf<P>> out, dq, dk, dv;
+  std::vector<AccumulatorOf<P>> lse;
+  std::vector<Rows> rows, kv_rows;
+  Timings forward, total;
+  size_t workspace_bytes = 0;
+};
+
+template <class T> bool same_bits(std::vector<T> const& a, std::vector<T> const& b) {
+  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
+}
+template <class P> bool same_bits(RankResult<P> const& a, RankResult<P> const& b) {
+  return same_bits(a.out, b.out) && same_bits(a.lse, b.lse) && same_bits(a.dq, b.dq) && same_bits(a.dk, b.dk) &&
+         same_bits(a.dv, b.dv);
+}
+
+/// A vector of garbage, so that an output that is not written shows.
+template <class T> std::vector<T> garbage(Extents const& e) {
+  std::vector<T> x(static_cast<size_t>(e.count()));
+  if (!x.empty()) std::memset(static_cast<void*>(x.data()), 0x5b, x.size() * sizeof(T));
+  return x;
+}
+
+/// One rank's part of a run. Collective over the ring of `comm`.
+template <class P>
+RankResult<P> run_rank(typename P::Backend& backend, typename P::Communicator& comm, Setup<P> const& setup) {
+  using Element = ElementOf<P>;
+  using Accumulator = AccumulatorOf<P>;
+  RingAttention<P> ring(backend, comm, setup.options);
+  Local const local = ring.local();
+  RankResult<P> r;
+  r.rows.assign(ring.rows().begin(), ring.rows().end());
+  r.kv_rows.assign(ring.kv_rows().begin(), ring.kv_rows().end());
+  r.workspace_bytes = ring.workspace_bytes();
+  auto const q = take_rows(setup.q, setup.q_extents(), r.rows), k = take_rows(setup.k, setup.k_extents(), r.kv_rows),
+             v = take_rows(setup.v, setup.v_extents(), r.kv_rows);
+  auto const in = [](auto const& x, Extents e) { return View<Element const>(x.data(), e); };
+  r.out = garbage<Element>(local.out);
+  r.lse = garbage<Accumulator>(local.lse);
+  View<Element> const out(r.out.data(), local.out);
+  View<Accumulator> const lse(r.lse.data(), local.lse);
+  ring.forward({.q = in(q, local.q), .k = in(k, local.k), .v = in(v, local.v), .out = out, .lse = lse});
+  r.forward = ring.timings();
+  if (setup.backward) {
+    auto const dout = take_rows(setup.dout, setup.out_extents(), r.rows);
+    r.dq = garbage<Element>(local.q);
+    r.dk = garbage<Element>(local.k);
+    r.dv = garbage<Element>(local.v);
+    ring.backward({.q = in(q, local.q),
+                   .k = in(k, local.k),
+                   .v = in(v, local.v),
+                   .out = out,
+                   .lse = lse,
+                   .dout = in(dout, local.out),
+                   .dq = View<Element>(r.dq.data(), local.q),
+                   .dk = View<Element>(r.dk.data(), local.k),
+                   .dv = View<Element>(r.dv.data(), local.v)});
+  }
+  r.total = ring.timings();
+  return r;
+}
+
+// ---------------------------------------------------------------- judgement
+
+/// A mask as a table, so that one instantiation of the oracle serves all masks.
+struct VisibleTable {
+  int64_t kv_seq;
+  std::vector<char> visible_;
+  bool visible(int64_t q, int64_t k) const { return visible_[size_t(q * kv_seq + k)] != 0; }
+
+  template <class Mask> VisibleTable(Mask const& mask, Problem const& p) : kv_seq(p.resolved().kv_seq) {
+    for (int64_t q = 0; q < p.seq; ++q)
+      for (int64_t k = 0; k < kv_seq; ++k) visible_.push_back(mask.visible(q, k));
+  }
+};
+
+/// Error and what it may be; docs/numerics.md derives the constants.
+struct Measure {
+  char const* tensor;
+  double error, rms, tolerance;
+  bool same_specials;
+  bool ok() const { return same_specials && error <= tolerance; }
+};
+
+struct Verdict {
+  std::vector<Measure> measures;
+  double largest_score = 0;
+
+  bool ok() const {
+    for (Measure const& m : measures)
+      if (!m.ok()) return false;
+    return true;
+  }
+  /// The largest error / tolerance.
+  double worst() const {
+    double w = 0;
+    for (Measure const& m : measures) w = std::max(w, m.same_specials ? m.error / m.tolerance : 1e9);
+    return w;
+  }
+  std::string text() const {
+    std::ostringstream s;
+    for (Measure const& m : measures)
+      s << m.tensor << " " << m.error << " of " << m.tolerance << " (rms " << m.rms << ")"
+        << (m.same_specials ? "" : ", NaN or infinity in the wrong place") << (m.ok() ? "; " : " FAILS; ");
+    s << "largest score " << largest_score;
+    return s.str();
+  }
+};
+
+template <class Element> inline constexpr double unit_roundoff = 0x1p-24;
+template <> inline constexpr double unit_roundoff<double> = 0x1p-53;
+template <> inline constexpr double unit_roundoff<BFloat16> = 0x1p-8;
+template <> inline constexpr double unit_roundoff<Float16> = 0x1p-11;
+
+/// Caps for 16-bit formats, in unit roundoffs: what a bad low-precision reference must not excuse.
+inline constexpr double cap_out = 2, cap_gradient = 16;
+
+template <class P> class Oracle {
+ public:
+  using Real = RealOf<P>;
+  using Element = ElementOf<P>;
+  static constexpr bool low_precision = sizeof(Element) == 2;
+
+  explicit Oracle(Setup<P> const& setup) : setup_(setup) {
+    VisibleTable const mask(setup.options.mask, setup.problem());
+    DenseInputs<Real> const in{wide(setup.q), wide(setup.k), wide(setup.v), wide(setup.dout)};
+    exact = dense_attention<Real>(setup.problem(), P::head_dim, value_dim_of<P>, mask, setup.options.score,
+                                  setup.options.scale, in);
+    if constexpr (low_precision)
+      rounded_ = dense_attention<Real>(setup.problem(), P::head_dim, value_dim_of<P>, mask, setup.options.score,
+                                       setup.options.scale, in, RoundTo<Element>{});
+  }
+
+  /// The whole run, or the rows of some of its ranks (`ranks` then has only those).
+  Verdict judge(std::vector<RankResult<P>> const& ranks) const {
+    Verdict v;
+    v.largest_score = double(exact.largest_score);
+    measure(v, "out", &RankResult<P>::out, ranks, exact.out, rounded_.out, setup_.out_extents(), true);
+    measure_lse(v, ranks);
+    if (!setup_.backward) return v;
+    measure(v, "dq", &RankResult<P>::dq, ranks, exact.dq, rounded_.dq, setup_.q_extents(), true, exact.dq_terms / 64);
+    measure(v, "dk", &RankResult<P>::dk, ranks, exact.dk, rounded_.dk, setup_.k_extents(), false, exact.dk_terms / 64);
+    measure(v, "dv", &RankResult<P>::dv, ranks, exact.dv, rounded_.dv, setup_.v_extents(), false);
+    return v;
+  }
+
+  DenseResults<Real> exact;
+
+ private:
+  static std::vector<Real> wide(std::vector<Element> const& x) {
+    std::vector<Real> y;
+    y.reserve(x.size());
+    for (Element e : x) {
+      if constexpr (low_precision)
+        y.push_back(Real(float(e)));
+      else
+        y.push_back(Real(e));
+    }
+    return y;
+  }
+  template <class T>
+  static std::vector<T> collect(std::vector<T> RankResult<P>::*member, std::vector<RankResult<P>> const& ranks,
+                                Extents const& e, bool of_queries) {
+    std::vector<T> whole = garbage<T>(e);
+    for (auto const& r : ranks) put_rows(whole, e, of_queries ? r.rows : r.kv_rows, r.*member);
+    return whole;
+  }
+  void measure(Verdict& v, char const* name, std::vector<Element> RankResult<P>::*member,
+               std::vector<RankResult<P>> const& ranks, std::vector<Real> const& ref, std::vector<Real> const& rounded,
+               Extents const& e, bool of_queries, Real floor = 0) const {
+    Errors const errors = errors_of(collect(member, ranks, e, of_queries), ref, floor);
+    bool const gradient = name[0] == 'd';
+    double const s = 1 + v.largest_score;
+    double const wide_tolerance =
+        std::is_same_v<Element, double> ? 1e-13 * s : (gradient ? 64 : 16) * unit_roundoff<float> * s;
+    double tolerance = wide_tolerance;
+    if constexpr (low_precision) {
+      double const plain = errors_of(rounded, ref, floor).max;
+      double const cap = (gradient ? cap_gradient : cap_out) * unit_roundoff<Element>;
+      tolerance = std::min(2 * plain, cap) + wide_tolerance;
+    }
+    v.measures.push_back({name, errors.max, errors.rms, tolerance, errors.same_specials});
+  }
+  /// lse on its own: |error| against max(1, |lse|), row by row; scores never pass through 16 bits.
+  void measure_lse(Verdict& v, std::vector<RankResult<P>> const& ranks) const {
+    auto const got = collect(&RankResult<P>::lse, ranks, setup_.lse_extents(), true);
+    Measure m{"lse", 0, 0, std::is_same_v<Element, double> ? 1e-13 * (1 + v.largest_score) : 1e-5, true};
+    for (size_t i = 0; i < exact.lse.size(); ++i) {
+      Real const x = Real(got[i]), ref = exact.lse[i];
+      if (std::isfinite(ref) && std::isfinite(x))
+        m.error = std::max(m.error, double(std::abs(x - ref) / std::max(Real(1), std::abs(ref))));
+      else
+        m.same_specials = m.same_specials && (std::isnan(ref) ? std::isnan(x) : x == ref);
+    }
+    v.measures.push_back(m);
+  }
+
+  Setup<P> const& setup_;
+  DenseResults<Real> rounded_;
+};
+
+/// A setup with generated inputs. `spread` of huge_lse: beyond what exp can hold in the accumulator.
+template <class P> Setup<P> make_setup(PlanOptions<P> const& options, InputClass kind, std::uint64_t seed) {
+  using Element = ElementOf<P>;
+  constexpr bool wide = std::is_same_v<Element, double>;
+  Setup<P> s;
+  s.options = options;
+  s.backward = options.backward;
+  auto const convert = [](std::vector<double> const& x) {
+    std::vector<Element> y;
+    y.reserve(x.size());
+    for (double e : x) {
+      if constexpr (wide)
+        y.push_back(e);
+      else
+        y.push_back(Element(float(e)));
+    }
+    return y;
+  };
+  auto const in =
+      make_inputs<double>(kind, options.problem, P::head_dim, value_dim_of<P>, seed, wide ? 800 : 120, Exact{});
+  s.q = convert(in.q);
+  s.k = convert(in.k);
+  s.v = convert(in.v);
+  s.dout = convert(in.dout);
+  return s;
+}
+
+}  // namespace ringattn::test
