@@ -42,8 +42,8 @@ inline void check_place(int rank, int size) {
 }
 
 /// Why a ring stops when a message is longer or shorter than the room that waits for it.
-inline std::string size_mismatch(int from, int to, size_t sent, size_t room) {
-  return "rank " + std::to_string(from) + " sent " + std::to_string(sent) + " bytes to rank " + std::to_string(to) +
+inline std::string size_mismatch(int from, int to, std::string const& sent, size_t room) {
+  return "rank " + std::to_string(from) + " sent " + sent + " bytes to rank " + std::to_string(to) +
          ", which expected " + std::to_string(room);
 }
 

@@ -245,7 +245,7 @@ class InProcessRing {
 
   void deliver(Post& send, Post& receive) {
     if (send.bytes != receive.bytes) {
-      abort(size_mismatch(send.channel->from, send.channel->to, send.bytes, receive.bytes));
+      abort(size_mismatch(send.channel->from, send.channel->to, std::to_string(send.bytes), receive.bytes));
       lose(send);
       lose(receive);
       return;
