@@ -2,10 +2,12 @@
 // Runs a policy on a ring, whatever backend and communicator it names, and judges what came out against the oracle.
 #pragma once
 
+#include <ringattn/comm/in_process.hpp>
 #include <ringattn/ring_attention.hpp>
 
 #include <array>
 #include <cstring>
+#include <functional>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -44,29 +46,62 @@ void put_rows(std::vector<T>& whole, Extents const& e, Runs const& rows, std::ve
 
 // ---------------------------------------------------------------- one run
 
-template <class P> using ElementOf = typename P::Precision::Element;
-template <class P> using AccumulatorOf = typename P::Precision::Accumulator;
-/// The precision of the oracle.
-template <class P> using RealOf = std::conditional_t<std::is_same_v<ElementOf<P>, double>, long double, double>;
+// What does not depend on the whole policy is a template on the precision only: it is compiled four times, not forty.
 
-/// A problem for a policy: the plan's options and whole tensors.
-template <class P> struct Setup {
-  PlanOptions<P> options;
-  std::vector<ElementOf<P>> q, k, v, dout;
+/// The precision of the oracle.
+template <class Precision>
+using RealOf = std::conditional_t<std::is_same_v<typename Precision::Element, double>, long double, double>;
+
+/// A mask as a table, so that one instantiation of the oracle serves all masks.
+struct VisibleTable {
+  int64_t kv_seq = 0;
+  std::vector<char> table;
+
+  VisibleTable() = default;
+  template <class Mask> VisibleTable(Mask const& mask, Problem const& p) : kv_seq(p.resolved().kv_seq) {
+    for (int64_t q = 0; q < p.seq; ++q)
+      for (int64_t k = 0; k < kv_seq; ++k) table.push_back(mask.visible(q, k));
+  }
+  bool visible(int64_t q, int64_t k) const { return table[size_t(q * kv_seq + k)] != 0; }
+};
+
+/// A problem and whole tensors.
+template <class Precision> struct Case {
+  using Element = typename Precision::Element;
+
+  Problem problem;  ///< resolved
+  int head_dim = 0, value_dim = 0;
+  double scale = 0;
+  VisibleTable mask;
+  std::vector<Element> q, k, v, dout;
   bool backward = true;  ///< call backward, too
 
-  Problem problem() const { return options.problem.resolved(); }
-  Extents q_extents() const { return {problem().batch, problem().seq, problem().heads, P::head_dim}; }
-  Extents k_extents() const { return {problem().batch, problem().kv_seq, problem().kv_heads, P::head_dim}; }
-  Extents v_extents() const { return {problem().batch, problem().kv_seq, problem().kv_heads, value_dim_of<P>}; }
-  Extents out_extents() const { return {problem().batch, problem().seq, problem().heads, value_dim_of<P>}; }
-  Extents lse_extents() const { return {problem().batch, problem().seq, problem().heads, 1}; }
+  Extents q_extents() const { return {problem.batch, problem.seq, problem.heads, head_dim}; }
+  Extents k_extents() const { return {problem.batch, problem.kv_seq, problem.kv_heads, head_dim}; }
+  Extents v_extents() const { return {problem.batch, problem.kv_seq, problem.kv_heads, value_dim}; }
+  Extents out_extents() const { return {problem.batch, problem.seq, problem.heads, value_dim}; }
+  Extents lse_extents() const { return {problem.batch, problem.seq, problem.heads, 1}; }
+};
+
+/// ... and the options of the plan that solves it.
+template <class P> struct Setup : Case<typename P::Precision> {
+  PlanOptions<P> options;
+
+  Setup() = default;
+  explicit Setup(PlanOptions<P> const& o) : options(o) {
+    this->problem = o.problem.resolved();
+    this->head_dim = P::head_dim;
+    this->value_dim = value_dim_of<P>;
+    this->scale = o.scale;
+    this->mask = VisibleTable(o.mask, o.problem);
+    this->backward = o.backward;
+  }
 };
 
 /// What one rank got, in its local order.
-template <class P> struct RankResult {
-  std::vector<ElementOf<P>> out, dq, dk, dv;
-  std::vector<AccumulatorOf<P>> lse;
+template <class Precision> struct RankResult {
+  std::vector<typename Precision::Element> out, dq, dk, dv;
+  std::vector<typename Precision::Accumulator> lse;
   std::vector<Rows> rows, kv_rows;
   Timings forward, total;
   size_t workspace_bytes = 0;
@@ -75,7 +110,7 @@ template <class P> struct RankResult {
 template <class T> bool same_bits(std::vector<T> const& a, std::vector<T> const& b) {
   return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
 }
-template <class P> bool same_bits(RankResult<P> const& a, RankResult<P> const& b) {
+template <class Precision> bool same_bits(RankResult<Precision> const& a, RankResult<Precision> const& b) {
   return same_bits(a.out, b.out) && same_bits(a.lse, b.lse) && same_bits(a.dq, b.dq) && same_bits(a.dk, b.dk) &&
          same_bits(a.dv, b.dv);
 }
@@ -89,12 +124,13 @@ template <class T> std::vector<T> garbage(Extents const& e) {
 
 /// One rank's part of a run. Collective over the ring of `comm`.
 template <class P>
-RankResult<P> run_rank(typename P::Backend& backend, typename P::Communicator& comm, Setup<P> const& setup) {
-  using Element = ElementOf<P>;
-  using Accumulator = AccumulatorOf<P>;
+RankResult<typename P::Precision> run_rank(typename P::Backend& backend, typename P::Communicator& comm,
+                                           Setup<P> const& setup) {
+  using Element = typename P::Precision::Element;
+  using Accumulator = typename P::Precision::Accumulator;
   RingAttention<P> ring(backend, comm, setup.options);
   Local const local = ring.local();
-  RankResult<P> r;
+  RankResult<typename P::Precision> r;
   r.rows.assign(ring.rows().begin(), ring.rows().end());
   r.kv_rows.assign(ring.kv_rows().begin(), ring.kv_rows().end());
   r.workspace_bytes = ring.workspace_bytes();
@@ -126,19 +162,27 @@ RankResult<P> run_rank(typename P::Backend& backend, typename P::Communicator& c
   return r;
 }
 
+/// The whole ring, one thread per rank.
+template <class P>
+std::vector<RankResult<typename P::Precision>> run_ring(int ranks, Setup<P> const& setup,
+                                                        RunOptions const& options = {
+                                                            .deadline = std::chrono::seconds(20)}) {
+  std::vector<RankResult<typename P::Precision>> results(static_cast<size_t>(ranks));
+  std::function<void(InProcess&)> const rank = [&](InProcess& comm) {
+    typename P::Backend backend;
+    results[size_t(comm.rank())] = run_rank<P>(backend, comm, setup);
+  };
+  run_ranks(ranks, rank, options);
+  return results;
+}
+
+/// Late, reordered arrivals into poisoned buffers.
+inline RunOptions chaotic(std::uint64_t seed) {
+  return {.deadline = std::chrono::seconds(20),
+          .chaos = {.seed = seed, .delay = std::chrono::microseconds(300), .poison = true}};
+}
+
 // ---------------------------------------------------------------- judgement
-
-/// A mask as a table, so that one instantiation of the oracle serves all masks.
-struct VisibleTable {
-  int64_t kv_seq;
-  std::vector<char> visible_;
-  bool visible(int64_t q, int64_t k) const { return visible_[size_t(q * kv_seq + k)] != 0; }
-
-  template <class Mask> VisibleTable(Mask const& mask, Problem const& p) : kv_seq(p.resolved().kv_seq) {
-    for (int64_t q = 0; q < p.seq; ++q)
-      for (int64_t k = 0; k < kv_seq; ++k) visible_.push_back(mask.visible(q, k));
-  }
-};
 
 /// Error and what it may be; docs/numerics.md derives the constants.
 struct Measure {
@@ -181,32 +225,33 @@ template <> inline constexpr double unit_roundoff<Float16> = 0x1p-11;
 /// Caps for 16-bit formats, in unit roundoffs: what a bad low-precision reference must not excuse.
 inline constexpr double cap_out = 2, cap_gradient = 16;
 
-template <class P> class Oracle {
+template <class Precision> class Oracle {
  public:
-  using Real = RealOf<P>;
-  using Element = ElementOf<P>;
+  using Real = RealOf<Precision>;
+  using Element = typename Precision::Element;
   static constexpr bool low_precision = sizeof(Element) == 2;
 
-  explicit Oracle(Setup<P> const& setup) : setup_(setup) {
-    VisibleTable const mask(setup.options.mask, setup.problem());
-    DenseInputs<Real> const in{wide(setup.q), wide(setup.k), wide(setup.v), wide(setup.dout)};
-    exact = dense_attention<Real>(setup.problem(), P::head_dim, value_dim_of<P>, mask, setup.options.score,
-                                  setup.options.scale, in);
+  explicit Oracle(Case<Precision> const& c) : Oracle(c, Plain{}) {}
+  template <class Score> Oracle(Case<Precision> const& c, Score const& score) : case_(c) {
+    DenseInputs<Real> const in{wide(c.q), wide(c.k), wide(c.v), wide(c.dout)};
+    exact = dense_attention<Real>(c.problem, c.head_dim, c.value_dim, c.mask, score, c.scale, in);
     if constexpr (low_precision)
-      rounded_ = dense_attention<Real>(setup.problem(), P::head_dim, value_dim_of<P>, mask, setup.options.score,
-                                       setup.options.scale, in, RoundTo<Element>{});
+      rounded_ =
+          dense_attention<Real>(c.problem, c.head_dim, c.value_dim, c.mask, score, c.scale, in, RoundTo<Element>{});
   }
 
   /// The whole run, or the rows of some of its ranks (`ranks` then has only those).
-  Verdict judge(std::vector<RankResult<P>> const& ranks) const {
+  Verdict judge(std::vector<RankResult<Precision>> const& ranks) const {
     Verdict v;
     v.largest_score = double(exact.largest_score);
-    measure(v, "out", &RankResult<P>::out, ranks, exact.out, rounded_.out, setup_.out_extents(), true);
+    measure(v, "out", &RankResult<Precision>::out, ranks, exact.out, rounded_.out, case_.out_extents(), true);
     measure_lse(v, ranks);
-    if (!setup_.backward) return v;
-    measure(v, "dq", &RankResult<P>::dq, ranks, exact.dq, rounded_.dq, setup_.q_extents(), true, exact.dq_terms / 64);
-    measure(v, "dk", &RankResult<P>::dk, ranks, exact.dk, rounded_.dk, setup_.k_extents(), false, exact.dk_terms / 64);
-    measure(v, "dv", &RankResult<P>::dv, ranks, exact.dv, rounded_.dv, setup_.v_extents(), false);
+    if (!case_.backward) return v;
+    measure(v, "dq", &RankResult<Precision>::dq, ranks, exact.dq, rounded_.dq, case_.q_extents(), true,
+            exact.dq_terms / 64);
+    measure(v, "dk", &RankResult<Precision>::dk, ranks, exact.dk, rounded_.dk, case_.k_extents(), false,
+            exact.dk_terms / 64);
+    measure(v, "dv", &RankResult<Precision>::dv, ranks, exact.dv, rounded_.dv, case_.v_extents(), false);
     return v;
   }
 
@@ -225,15 +270,15 @@ template <class P> class Oracle {
     return y;
   }
   template <class T>
-  static std::vector<T> collect(std::vector<T> RankResult<P>::*member, std::vector<RankResult<P>> const& ranks,
-                                Extents const& e, bool of_queries) {
+  static std::vector<T> collect(std::vector<T> RankResult<Precision>::*member,
+                                std::vector<RankResult<Precision>> const& ranks, Extents const& e, bool of_queries) {
     std::vector<T> whole = garbage<T>(e);
     for (auto const& r : ranks) put_rows(whole, e, of_queries ? r.rows : r.kv_rows, r.*member);
     return whole;
   }
-  void measure(Verdict& v, char const* name, std::vector<Element> RankResult<P>::*member,
-               std::vector<RankResult<P>> const& ranks, std::vector<Real> const& ref, std::vector<Real> const& rounded,
-               Extents const& e, bool of_queries, Real floor = 0) const {
+  void measure(Verdict& v, char const* name, std::vector<Element> RankResult<Precision>::*member,
+               std::vector<RankResult<Precision>> const& ranks, std::vector<Real> const& ref,
+               std::vector<Real> const& rounded, Extents const& e, bool of_queries, Real floor = 0) const {
     Errors const errors = errors_of(collect(member, ranks, e, of_queries), ref, floor);
     bool const gradient = name[0] == 'd';
     double const s = 1 + v.largest_score;
@@ -248,8 +293,8 @@ template <class P> class Oracle {
     v.measures.push_back({name, errors.max, errors.rms, tolerance, errors.same_specials});
   }
   /// lse on its own: |error| against max(1, |lse|), row by row; scores never pass through 16 bits.
-  void measure_lse(Verdict& v, std::vector<RankResult<P>> const& ranks) const {
-    auto const got = collect(&RankResult<P>::lse, ranks, setup_.lse_extents(), true);
+  void measure_lse(Verdict& v, std::vector<RankResult<Precision>> const& ranks) const {
+    auto const got = collect(&RankResult<Precision>::lse, ranks, case_.lse_extents(), true);
     Measure m{"lse", 0, 0, std::is_same_v<Element, double> ? 1e-13 * (1 + v.largest_score) : 1e-5, true};
     for (size_t i = 0; i < exact.lse.size(); ++i) {
       Real const x = Real(got[i]), ref = exact.lse[i];
@@ -261,17 +306,14 @@ template <class P> class Oracle {
     v.measures.push_back(m);
   }
 
-  Setup<P> const& setup_;
+  Case<Precision> const& case_;
   DenseResults<Real> rounded_;
 };
 
-/// A setup with generated inputs. `spread` of huge_lse: beyond what exp can hold in the accumulator.
-template <class P> Setup<P> make_setup(PlanOptions<P> const& options, InputClass kind, std::uint64_t seed) {
-  using Element = ElementOf<P>;
+/// Fills in generated inputs. `spread` of huge_lse: beyond what exp can hold in the accumulator.
+template <class Precision> void fill(Case<Precision>& c, InputClass kind, std::uint64_t seed) {
+  using Element = typename Precision::Element;
   constexpr bool wide = std::is_same_v<Element, double>;
-  Setup<P> s;
-  s.options = options;
-  s.backward = options.backward;
   auto const convert = [](std::vector<double> const& x) {
     std::vector<Element> y;
     y.reserve(x.size());
@@ -283,12 +325,16 @@ template <class P> Setup<P> make_setup(PlanOptions<P> const& options, InputClass
     }
     return y;
   };
-  auto const in =
-      make_inputs<double>(kind, options.problem, P::head_dim, value_dim_of<P>, seed, wide ? 800 : 120, Exact{});
-  s.q = convert(in.q);
-  s.k = convert(in.k);
-  s.v = convert(in.v);
-  s.dout = convert(in.dout);
+  auto const in = make_inputs<double>(kind, c.problem, c.head_dim, c.value_dim, seed, wide ? 800 : 120, Exact{});
+  c.q = convert(in.q);
+  c.k = convert(in.k);
+  c.v = convert(in.v);
+  c.dout = convert(in.dout);
+}
+
+template <class P> Setup<P> make_setup(PlanOptions<P> const& options, InputClass kind, std::uint64_t seed) {
+  Setup<P> s(options);
+  fill<typename P::Precision>(s, kind, seed);
   return s;
 }
 

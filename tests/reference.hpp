@@ -3,6 +3,7 @@
 #pragma once
 
 #include <ringattn/policy.hpp>
+#include <ringattn/softmax.hpp>
 
 #include <algorithm>
 #include <cmath>

@@ -5,6 +5,8 @@
 
 #include <ringattn/comm/solo.hpp>
 
+#include <optional>
+
 #include "conformance.hpp"
 
 namespace ringattn::test {
@@ -35,17 +37,17 @@ template <class P> struct Walked : P {
 };
 
 /// out, lse and dq of one rank, from one RingAttention on one device. `ranks` of the ring it belongs to.
-template <class P> RankResult<P> replay_queries(Setup<P> const& setup, Schedule const& schedule, int rank) {
+template <class P>
+RankResult<typename P::Precision> replay_queries(Setup<P> const& setup, Schedule const& schedule, int rank) {
   using W = Walked<P>;
   auto const& o = setup.options;
-  Setup<W> solo;
-  solo.options = {.problem = o.problem,
-                  .mask = o.mask,
-                  .score = o.score,
-                  .shard = {o.shard, schedule.size, rank, schedule.direction},
-                  .kv_shard = {o.kv_shard, schedule.size, rank, schedule.direction},
-                  .scale = o.scale,
-                  .backward = o.backward};
+  Setup<W> solo({.problem = o.problem,
+                 .mask = o.mask,
+                 .score = o.score,
+                 .shard = {o.shard, schedule.size, rank, schedule.direction},
+                 .kv_shard = {o.kv_shard, schedule.size, rank, schedule.direction},
+                 .scale = o.scale,
+                 .backward = o.backward});
   solo.q = setup.q;
   solo.k = setup.k;
   solo.v = setup.v;
@@ -65,7 +67,7 @@ template <class P> RankResult<P> replay_queries(Setup<P> const& setup, Schedule 
     }
     return part;
   };
-  RankResult<P> r;
+  RankResult<typename P::Precision> r;
   r.out = head(all.out, setup.out_extents());
   r.lse = head(all.lse, setup.lse_extents());
   r.dq = head(all.dq, setup.q_extents());
@@ -73,18 +75,19 @@ template <class P> RankResult<P> replay_queries(Setup<P> const& setup, Schedule 
 }
 
 /// dk and dv of every rank, step by step through the backend, from what forward wrote. Overwrites `dk` and `dv`.
-template <class P> void replay_keys(Setup<P> const& setup, Schedule const& s, std::vector<RankResult<P>>& ranks) {
+template <class P>
+void replay_keys(Setup<P> const& setup, Schedule const& s, std::vector<RankResult<typename P::Precision>>& ranks) {
   using K = KernelOf<P>;
   using Accumulator = typename K::Accumulator;
   using Wire = typename P::Precision::Wire;
   auto const& o = setup.options;
-  Problem const p = setup.problem();
+  Problem const p = setup.problem;
   typename P::Backend backend;
 
   struct Rank {
     std::vector<Rows> q_rows, k_rows;
-    std::vector<ElementOf<P>> q, k, v, dout;
-    decltype(backend.allocate(0)) state;
+    std::vector<typename P::Precision::Element> q, k, v, dout;
+    std::optional<decltype(backend.allocate(0))> state;
     BackwardStep<K, HostSpace> step;
   };
   std::vector<Rank> all(static_cast<size_t>(s.size));
@@ -106,12 +109,12 @@ template <class P> void replay_keys(Setup<P> const& setup, Schedule const& s, st
     a.dout = take_rows(setup.dout, setup.out_extents(), a.q_rows);
     a.k = take_rows(setup.k, setup.k_extents(), a.k_rows);
     a.v = take_rows(setup.v, setup.v_extents(), a.k_rows);
-    a.state = backend.allocate(backend.template attend_backward_bytes<K>({.batch = p.batch,
-                                                                          .heads = p.heads,
-                                                                          .kv_heads = p.kv_heads,
-                                                                          .q_rows = a.q_rows,
-                                                                          .kv_count = s.largest_kv(),
-                                                                          .kv_runs = runs}));
+    a.state.emplace(backend.allocate(backend.template attend_backward_bytes<K>({.batch = p.batch,
+                                                                                .heads = p.heads,
+                                                                                .kv_heads = p.kv_heads,
+                                                                                .q_rows = a.q_rows,
+                                                                                .kv_count = s.largest_kv(),
+                                                                                .kv_runs = runs})));
     a.step.q = {a.q.data(), {p.batch, n, p.heads, P::head_dim}};
     a.step.dout = {a.dout.data(), {p.batch, n, p.heads, value_dim_of<P>}};
     a.step.out = {ranks[size_t(r)].out.data(), {p.batch, n, p.heads, value_dim_of<P>}};
@@ -120,7 +123,7 @@ template <class P> void replay_keys(Setup<P> const& setup, Schedule const& s, st
     a.step.mask = o.mask;
     a.step.score = o.score;
     a.step.scale = Accumulator(o.scale != 0 ? o.scale : 1 / std::sqrt(double(P::head_dim)));
-    a.step.state = a.state.data();
+    a.step.state = a.state->data();
     sums[size_t(r)].resize(size_t(k_extents(r).count() + v_extents(r).count()));
     backend.template begin_backward<K>(a.step);
   }
@@ -142,20 +145,22 @@ template <class P> void replay_keys(Setup<P> const& setup, Schedule const& s, st
       backend.accumulate(mine.data(), i > 0 ? arriving.data() : nullptr, sum, count);
     }
   for (int c = 0; c < s.size; ++c) {
-    RankResult<P>& r = ranks[size_t(c)];
-    r.dk = garbage<ElementOf<P>>(k_extents(c));
-    r.dv = garbage<ElementOf<P>>(v_extents(c));
+    RankResult<typename P::Precision>& r = ranks[size_t(c)];
+    r.dk = garbage<typename P::Precision::Element>(k_extents(c));
+    r.dv = garbage<typename P::Precision::Element>(v_extents(c));
     Wire const* const sum = sums[size_t(c)].data();
-    backend.copy(View<Wire const>::head_major(sum, k_extents(c)), View<ElementOf<P>>(r.dk.data(), k_extents(c)));
+    backend.copy(View<Wire const>::head_major(sum, k_extents(c)),
+                 View<typename P::Precision::Element>(r.dk.data(), k_extents(c)));
     backend.copy(View<Wire const>::head_major(sum + k_extents(c).count(), v_extents(c)),
-                 View<ElementOf<P>>(r.dv.data(), v_extents(c)));
+                 View<typename P::Precision::Element>(r.dv.data(), v_extents(c)));
   }
 }
 
 /// The ring's results against one device's: which tensors differ, or an empty string. `each`: replay the queries of
 /// every `each`-th rank only (a replay costs as much as the whole ring).
 template <class P>
-std::string differs_from_replay(Setup<P> const& setup, std::vector<RankResult<P>> const& ranks, int each = 1) {
+std::string differs_from_replay(Setup<P> const& setup, std::vector<RankResult<typename P::Precision>> const& ranks,
+                                int each = 1) {
   auto const& o = setup.options;
   Schedule const s = make_schedule(int(ranks.size()), o.mask, o.shard, o.kv_shard, o.problem);
   std::string wrong;

@@ -36,6 +36,16 @@ struct Causal {
   static constexpr Causal bottom_right(Problem p) { return {p.resolved().kv_seq - p.seq}; }
 };
 
+namespace detail {
+
+/// Is one of the rows in low .. high?
+RINGATTN_HD constexpr bool any_within(Rows r, int64_t low, int64_t high) {
+  int64_t const least = low <= r.first ? r.first : r.first + (low - r.first + r.stride - 1) / r.stride * r.stride;
+  return least <= high && least <= r.last();
+}
+
+}  // namespace detail
+
 /// q + offset - left <= k <= q + offset + right; left, right >= 0.
 struct SlidingWindow {
   int64_t left = 0, right = 0, offset = 0;
@@ -44,12 +54,14 @@ struct SlidingWindow {
     return k >= q + offset - left && k <= q + offset + right;
   }
   RINGATTN_HD constexpr Coverage coverage(Rows q, Rows k) const {
-    int64_t const low = offset - left, high = offset + right;
-    int64_t const nearest = k.first - q.last(), farthest = k.last() - q.first;  // k - q lies between
-    // Rows of equal stride differ in steps of it: a narrow window can fall between two steps.
-    int64_t const step = q.stride == k.stride ? q.stride : 1;
-    int64_t const least = nearest >= low ? nearest : nearest + (low - nearest + step - 1) / step * step;
-    if (least > high || least > farthest) return Coverage::none;
+    int64_t const low = offset - left, high = offset + right;                   // of k - q: what is visible
+    int64_t const nearest = k.first - q.last(), farthest = k.last() - q.first;  // and what there is
+    // Strided rows differ in steps: a narrow window can fall between two of them.
+    bool const any = q.stride == 1          ? detail::any_within(k, q.first + low, q.last() + high)
+                     : k.stride == 1        ? detail::any_within(q, k.first - high, k.last() - low)
+                     : q.stride == k.stride ? detail::any_within({nearest, q.stride, q.count + k.count - 1}, low, high)
+                                            : nearest <= high && farthest >= low;
+    if (!any) return Coverage::none;
     bool const all = nearest >= low && farthest <= high;
     return all ? Coverage::full : Coverage::partial;
   }
