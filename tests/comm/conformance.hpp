@@ -5,6 +5,7 @@
 #include <ringattn/concepts.hpp>
 #include <ringattn/error.hpp>
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <random>
@@ -34,11 +35,13 @@ template <class C, class T> void wait_all(C& comm, T& transfer) {
 
 using Bytes = std::vector<std::byte>;
 
-/// Content that tells sender, receiver and number.
+/// Content that tells sender, receiver and number. Repeats after a prime number of bytes, so that chunks differ.
 inline Bytes message(size_t size, int from, int to, int number = 0) {
+  constexpr size_t period = 1021;
   Bytes b(size);
   unsigned x = 1u + unsigned(from) * 1009u + unsigned(to) * 9176u + unsigned(number) * 31337u;
-  for (auto& v : b) v = std::byte((x = x * 1664525u + 1013904223u) >> 24);
+  for (size_t i = 0; i < std::min(size, period); ++i) b[i] = std::byte((x = x * 1664525u + 1013904223u) >> 24);
+  for (size_t done = period; done < size; done *= 2) std::memcpy(&b[done], b.data(), std::min(done, size - done));
   return b;
 }
 
@@ -256,6 +259,19 @@ template <class C> void abort_reaches_all(C& comm) {
   }
 }  // destroys a transfer that is under way
 
+template <class C> void abort_ends_large_sends(C& comm) {
+  if (comm.size() == 1) return;
+  HostControl host;
+  for (int i = 0; i < 3; ++i) {
+    Mail mail;  // whose memory is given back while the peer, which expects another's message, has not taken it
+    mail.send(comm.rank(), next(comm), 4 << 20);
+    if (comm.size() > 2) mail.receive(next(comm), comm.rank(), 4 << 20);
+    auto t = post(comm, mail);
+    require(!t.wait_for(host, 5ms), "nobody takes it");
+    if (comm.rank() == 0) comm.abort("enough");
+  }
+}
+
 template <class C> void size_mismatch_aborts(C& comm, size_t sent, size_t room) {
   if (comm.size() == 1) return;
   HostControl host;
@@ -332,6 +348,7 @@ inline constexpr Case<C> conformance[] = {
     {"keeps control and data apart", keeps_control_and_data_apart<C>},
     {"counts", counts<C>},
     {"abort reaches all", abort_reaches_all<C>},
+    {"abort ends large sends", abort_ends_large_sends<C>},
     {"too long aborts", too_long_aborts<C>},
     {"too short aborts", too_short_aborts<C>},
     {"much too long aborts", much_too_long_aborts<C>},

@@ -28,7 +28,22 @@ template <class F> void on_ring(MpiOptions options, std::string const& name, F f
   CHECK(problem == "");
 }
 
+/// Before main, where MPI is not initialised.
+std::string const before_init = [] {
+  try {
+    Mpi comm(MPI_COMM_WORLD);
+  } catch (Error const& e) {
+    return std::string(e.what());
+  }
+  return std::string("accepted");
+}();
+
 }  // namespace
+
+TEST_CASE("mpi: before MPI_Init the constructor says what to call") {
+  CHECK(before_init.find("MPI is not initialized") != std::string::npos);
+  CHECK(before_init.find("MPI_THREAD_FUNNELED") != std::string::npos);
+}
 
 TEST_CASE("mpi: conformance") {
   for (auto const& c : conformance<Mpi>) on_ring({}, c.name, c.run);
