@@ -13,12 +13,13 @@ namespace ringattn::inline RINGATTN_ABI {
 
 /// Weights, or their gradients.
 template <class T> struct AttentionWeights {
-  Matrix<T> norm;       // [1, width]
-  Matrix<T> query;      // [width, heads * head_dim]
-  Matrix<T> key_value;  // [source width, kv_heads * (head_dim + value_dim)], all keys first
-  Matrix<T> out;        // [heads * value_dim, width]
+  Matrix<T> norm;   // [1, width]
+  Matrix<T> query;  // [width, heads * head_dim]
+  Matrix<T> key;    // [source width, kv_heads * head_dim]
+  Matrix<T> value;  // [source width, kv_heads * value_dim]
+  Matrix<T> out;    // [heads * value_dim, width]
 
-  operator AttentionWeights<T const>() const requires(!std::is_const_v<T>) { return {norm, query, key_value, out}; }
+  operator AttentionWeights<T const>() const requires(!std::is_const_v<T>) { return {norm, query, key, value, out}; }
 };
 
 /// What attention keeps from forward to backward if it was planned with `keep`; else it is computed again.
@@ -73,7 +74,8 @@ template <class P, class G = DefaultGemm> class AttentionBlock {
     Options const o = options.resolved();
     return {.norm = c.take(1, o.width),
             .query = c.take(o.width, o.q_width()),
-            .key_value = c.take(o.source_width, o.k_width() + o.v_width()),
+            .key = c.take(o.source_width, o.k_width()),
+            .value = c.take(o.source_width, o.v_width()),
             .out = c.take(o.out_width(), o.width)};
   }
 
@@ -117,7 +119,8 @@ template <class P, class G = DefaultGemm> class AttentionBlock {
   }
   /// Keys and values of the source tokens j .. j + source.rows - 1, which come normed.
   void keys(ConstWeights const& w, int64_t j, Matrix<T const> source) {  // [n, source width]
-    gemm_(Op::plain, source, Op::plain, w.key_value, T(0), kv_.middle_rows(j, source.rows));
+    gemm_(Op::plain, source, Op::plain, w.key, T(0), k_.middle_rows(j, source.rows));
+    gemm_(Op::plain, source, Op::plain, w.value, T(0), v_.middle_rows(j, source.rows));
   }
   /// Queries, keys and values of all tokens from the same x.
   void project(ConstWeights const& w, Matrix<T const> x) {  // [tokens, width]
@@ -132,10 +135,10 @@ template <class P, class G = DefaultGemm> class AttentionBlock {
     }
     if (o_.rope_base != 0) {
       q_rope_.forward(q_view(q_));
-      k_rope_.forward(k_view(kv_));
+      k_rope_.forward(k_view(k_));
     }
     if (recompute && o_.keep) return;
-    ring_.forward({.q = q_view(q_), .k = k_view(kv_), .v = v_view(kv_), .out = out_view(out_), .lse = lse_view()});
+    ring_.forward({.q = q_view(q_), .k = k_view(k_), .v = v_view(v_), .out = out_view(out_), .lse = lse_view()});
   }
   /// x += the attention of the tokens i .. i + x.rows - 1, projected.
   void add_out(ConstWeights const& w, int64_t i, Matrix<T> x) {  // [n, width]
@@ -151,17 +154,17 @@ template <class P, class G = DefaultGemm> class AttentionBlock {
   /// Goes round the ring and rotates the gradients back. Collective.
   void attend_backward() {
     ring_.backward({.q = q_view(q_),
-                    .k = k_view(kv_),
-                    .v = v_view(kv_),
+                    .k = k_view(k_),
+                    .v = v_view(v_),
                     .out = out_view(out_),
                     .lse = lse_view(),
                     .dout = out_view(dout_),
                     .dq = q_view(dq_),
-                    .dk = k_view(dkv_),
-                    .dv = v_view(dkv_)});
+                    .dk = k_view(dk_),
+                    .dv = v_view(dv_)});
     if (o_.rope_base == 0) return;
     q_rope_.backward(q_view(dq_));
-    k_rope_.backward(k_view(dkv_));
+    k_rope_.backward(k_view(dk_));
   }
   /// dx += the gradient that comes through the queries.
   void queries_backward(ConstWeights const& w, Weights const& g, int64_t i, Matrix<T const> x, Matrix<T> dx) {
@@ -171,9 +174,11 @@ template <class P, class G = DefaultGemm> class AttentionBlock {
   }
   /// dsource += the gradient that comes through keys and values.
   void keys_backward(ConstWeights const& w, Weights const& g, int64_t j, Matrix<T const> source, Matrix<T> dsource) {
-    Matrix<T const> const d = dkv_.middle_rows(j, source.rows);
-    gemm_(Op::transposed, source, Op::plain, d, T(1), g.key_value);
-    gemm_(Op::plain, d, Op::transposed, w.key_value, T(1), dsource);
+    Matrix<T const> const dk = dk_.middle_rows(j, source.rows), dv = dv_.middle_rows(j, source.rows);
+    gemm_(Op::transposed, source, Op::plain, dk, T(1), g.key);
+    gemm_(Op::transposed, source, Op::plain, dv, T(1), g.value);
+    gemm_(Op::plain, dk, Op::transposed, w.key, T(1), dsource);
+    gemm_(Op::plain, dv, Op::transposed, w.value, T(1), dsource);
   }
   /// dx += the gradient of `project`, all tokens.
   void project_backward(ConstWeights const& w, Weights const& g, Matrix<T const> x, Matrix<T> dx) {
@@ -196,9 +201,10 @@ template <class P, class G = DefaultGemm> class AttentionBlock {
   }
 
   void lay_out(Carver<T>& c) {
-    int64_t const n = tokens(), m = source_tokens(), kv_width = o_.k_width() + o_.v_width();
+    int64_t const n = tokens(), m = source_tokens();
     q_ = c.take(n, o_.q_width());
-    kv_ = c.take(m, kv_width);
+    k_ = c.take(m, o_.k_width());
+    v_ = c.take(m, o_.v_width());
     if (!o_.keep) {
       out_ = c.take(n, o_.out_width());
       lse_ = c.take(n, o_.ring.problem.heads);
@@ -207,7 +213,8 @@ template <class P, class G = DefaultGemm> class AttentionBlock {
     if (!o_.ring.backward) return;
     dout_ = c.take(n, o_.out_width());
     dq_ = c.take(n, o_.q_width());
-    dkv_ = c.take(m, kv_width);
+    dk_ = c.take(m, o_.k_width());
+    dv_ = c.take(m, o_.v_width());
     dnormed_ = c.take(std::min(o_.block, n), o_.width);
   }
 
@@ -220,15 +227,12 @@ template <class P, class G = DefaultGemm> class AttentionBlock {
     gemm_(Op::plain, d, Op::transposed, w.query, T(0), dnormed_.middle_rows(0, n));
   }
 
-  /// Heads `first` .. of the rows of a matrix of tokens, as [batch, rows, heads, dim].
-  static View<T> heads(Matrix<T> m, Extents const& e, int64_t first_column) {
-    return {m.data ? m.data + first_column : nullptr, e, {e.seq * m.stride, m.stride, e.dim, 1}};
-  }
-  View<T> q_view(Matrix<T> m) const { return heads(m, ring_.local().q, 0); }
-  View<T> k_view(Matrix<T> m) const { return heads(m, ring_.local().k, 0); }
-  View<T> v_view(Matrix<T> m) const { return heads(m, ring_.local().v, o_.k_width()); }
-  View<T> out_view(Matrix<T> m) const { return heads(m, ring_.local().out, 0); }
-  View<T> lse_view() const { return heads(lse_, ring_.local().lse, 0); }
+  /// Rows of tokens as [batch, rows, heads, dim].
+  View<T> q_view(Matrix<T> m) const { return {m.data, ring_.local().q}; }
+  View<T> k_view(Matrix<T> m) const { return {m.data, ring_.local().k}; }
+  View<T> v_view(Matrix<T> m) const { return {m.data, ring_.local().v}; }
+  View<T> out_view(Matrix<T> m) const { return {m.data, ring_.local().out}; }
+  View<T> lse_view() const { return {lse_.data, ring_.local().lse}; }
 
   Options o_;
   RingAttention<P> ring_;
@@ -237,7 +241,8 @@ template <class P, class G = DefaultGemm> class AttentionBlock {
   std::optional<decltype(std::declval<Backend&>().allocate(0))> memory_;
   int64_t elements_ = 0;
   Matrix<T> q_, dq_;            // [tokens, heads * head_dim]
-  Matrix<T> kv_, dkv_;          // [source tokens, kv_heads * (head_dim + value_dim)]
+  Matrix<T> k_, dk_;            // [source tokens, kv_heads * head_dim]
+  Matrix<T> v_, dv_;            // [source tokens, kv_heads * value_dim]
   Matrix<T> out_, dout_;        // [tokens, heads * value_dim]
   Matrix<T> lse_;               // [tokens, heads]
   Matrix<T> normed_, dnormed_;  // [block, width]
