@@ -5,27 +5,12 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstdlib>
 #include <memory>
-#include <new>
 
 #include "conformance.hpp"
 
 using namespace ringattn;
 using namespace ringattn::test;
-
-namespace {
-std::atomic<long> allocations{0};
-}
-
-// Not inlined, since g++ takes the pair for a mismatch when it sees through one of them only.
-[[gnu::noinline]] void* operator new(size_t n) {
-  ++allocations;
-  if (void* p = std::malloc(n ? n : 1)) return p;
-  throw std::bad_alloc();
-}
-[[gnu::noinline]] void operator delete(void* p) noexcept { std::free(p); }
-[[gnu::noinline]] void operator delete(void* p, size_t) noexcept { std::free(p); }
 
 namespace {
 
@@ -276,31 +261,6 @@ TEST_CASE("in_process: chaos brings messages of different pairs out of order") {
         chaos(seed, 5ms));
   MESSAGE(reordered << " of 8 came out of order");
   CHECK(reordered > 0);
-}
-
-TEST_CASE("in_process: a steady ring allocates nothing") {
-  std::atomic<long> during = 0;
-  run_ranks(4, [&](InProcess& comm) {
-    HostControl host;
-    std::byte out[64] = {}, in[64];
-    Send const s[2] = {{next(comm), out}, {next(comm), {out, 32}}};
-    Recv const r[2] = {{previous(comm), in}, {previous(comm), {in, 32}}};
-    int mine = 1, all[4];
-    gather(comm, 0);
-    long const before = allocations;
-    for (int i = 0; i < 100; ++i) {
-      auto t = comm.exchange(host, s, r);
-      auto c = comm.all_gather(std::as_bytes(std::span(&mine, 1)), std::as_writable_bytes(std::span(all)));
-      while (!t.wait_for(host, 1s) || !c.wait_for(host, 1s)) {
-      }
-    }
-    if (comm.rank() == 0) during = allocations - before;
-    // Nobody leaves, and frees or allocates on its way, before rank 0 has looked.
-    auto c = comm.all_gather(std::as_bytes(std::span(&mine, 1)), std::as_writable_bytes(std::span(all)));
-    while (!c.wait_for(host, 1s)) {
-    }
-  });
-  CHECK(during < 4);  // what the other three did in gather, before they came here
 }
 
 TEST_CASE("in_process: an engine makes its own ranks from a world") {
