@@ -120,9 +120,19 @@ template <class C> void agree(C& comm, Contract const& mine, std::optional<Error
   std::vector<detail::Handshake> all(static_cast<size_t>(comm.size()));
   detail::Handshake hello{mine, local ? detail::ErrorRecord(*local) : detail::ErrorRecord()};
   all_gather(comm, hello, std::span(all), what);
+  std::optional<Error> error;
   for (auto const& h : all)
-    if (h.error.code != 0) throw h.error.error();
-  if (auto error = detail::difference(all)) throw *error;
+    if (h.error.code != 0 && !error) error = h.error.error();
+  if (!error) error = detail::difference(all);
+  if (!error) return;
+  // Once more round before anyone throws: a rank that left now and aborted the ring could overtake records that are
+  // still on their way to others, which would then not learn the cause.
+  try {
+    std::vector<char> known(all.size());
+    all_gather(comm, char(1), std::span(known), what);
+  } catch (Error const&) {
+  }
+  throw *error;
 }
 
 }  // namespace ringattn
