@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Bytes: the pipeline's against the planner's, tables 1 and 3 of Liu et al. 2023, growth with sequence and ring.
 #include <ringattn/comm/in_process.hpp>
+#include <ringattn/cpu/backend.hpp>
 #include <ringattn/plan/memory.hpp>
 #include <ringattn/ring_attention.hpp>
 
@@ -47,6 +48,33 @@ template <class P> void workspace_as_planned(Problem problem) {
       });
 }
 
+template <class Mask_, class Shard_, class Precision_> struct OnCpu : Policy {
+  using Mask = Mask_;
+  using Shard = Shard_;
+  using Precision = Precision_;
+  static constexpr int head_dim = 16;
+};
+
+/// What the planner says of Cpu without having one.
+template <class P> void cpu_as_planned(Problem problem) {
+  for (int ranks : {1, 3})
+    for (bool backward : {false, true})
+      run_ranks(ranks, [&](InProcess& comm) {
+        Cpu cpu({.threads = 2});
+        RingAttention<P> ring(cpu, comm, {.problem = problem, .backward = backward});
+        Ring const here{comm.rank(), comm.size()};
+        plan::MemoryOptions<P> const options{.backward = backward};
+        StateBytes const state = plan::state_bytes<P, 2>(problem, here, options);
+        size_t const planned = plan::workspace_bytes<P>(problem, here, state, options);
+        if (planned != ring.workspace_bytes())
+          throw std::runtime_error("planned " + std::to_string(planned) + " bytes, the pipeline on Cpu has " +
+                                   std::to_string(ring.workspace_bytes()));
+        StateBytes const least = plan::state_bytes<P>(problem, here, options);
+        if (least.forward > state.forward || least.backward > state.backward)
+          throw std::runtime_error("Cpu asks for less than the least");
+      });
+}
+
 /// As printed, or within 2 %.
 bool near(double value, double printed) { return std::abs(value - printed) <= 0.02 * printed; }
 
@@ -58,6 +86,15 @@ TEST_CASE("the pipeline's workspace is the planner's") {
     workspace_as_planned<Small<Full, Contiguous, void, Fp32>>(p);
     workspace_as_planned<Small<Causal, ZigZag, void, Bf16>>(p);
     workspace_as_planned<Small<Causal, Striped, ZigZag, Fp64>>(p);
+  }
+}
+
+TEST_CASE("the workspace on Cpu is known before there is a Cpu") {
+  for (Problem const& p :
+       {Problem{.batch = 2, .seq = 300, .heads = 4, .kv_heads = 2}, Problem{.seq = 17, .heads = 3}}) {
+    cpu_as_planned<OnCpu<Full, Contiguous, Fp32>>(p);
+    cpu_as_planned<OnCpu<Causal, ZigZag, Bf16>>(p);
+    cpu_as_planned<OnCpu<Causal, Striped, Fp64>>(p);
   }
 }
 
@@ -86,6 +123,7 @@ constexpr Problem million{.seq = 1 << 20, .heads = 32, .kv_heads = 8};
 static_assert(plan::fits<LongContext>(million, 16, plan::a100_nvlink), "a million tokens on 16 devices");
 static_assert(!plan::fits<LongContext>(million, 1, 40e9), "but not on one of 40 GB");
 static_assert(plan::fits<LongContext>(million, 16, 7e9) && !plan::fits<LongContext>(million, 8, 7e9), "bytes per rank");
+static_assert(plan::fits<LongContext, 2>(million, 16, 8e9), "to the byte, on Cpu with two threads");
 
 }  // namespace
 

@@ -23,7 +23,7 @@ struct RankRows {
   int64_t q = 0, kv = 0, largest_kv = 0, largest_kv_runs = 1;
 };
 
-/// Shard objects and whether gradients are wanted: the part of a plan's options that decides bytes.
+/// The part of a plan's options that decides bytes.
 template <class P> struct MemoryOptions {
   typename P::Shard shard{};
   KvShardOf<P> kv_shard{};
@@ -49,24 +49,53 @@ constexpr size_t workspace_bytes(Problem problem, Ring here, StateBytes state, M
   return rotate_workspace<P>(problem, here.size, rows.largest_kv, rows.kv, state, o.backward).total;
 }
 
-/// The bytes that a backend asks for on a rank, for `workspace_bytes`.
-template <class P, class Backend>
-StateBytes state_bytes(Backend& backend, Problem problem, Ring here, MemoryOptions<P> const& o = {}) {
-  using K = KernelOf<P>;
+namespace detail {
+
+/// `ask(shape)` -> StateBytes with a rank's shape, as the engine fills it.
+template <class P, class Ask>
+constexpr StateBytes with_shape(Problem problem, Ring here, MemoryOptions<P> const& o, Ask ask) {
   Problem const p = problem.resolved();
   RankRows const rows = rank_rows<P>(p, here, o);
   std::vector<Rows> q_rows;
   for (Rows const& r : o.shard.rows(here, p.seq)) q_rows.push_back(r);
-  AttendShape const shape{.batch = p.batch,
-                          .heads = p.heads,
-                          .kv_heads = p.kv_heads,
-                          .q_rows = q_rows,
-                          .kv_count = rows.largest_kv,
-                          .kv_runs = rows.largest_kv_runs};
-  StateBytes bytes{.forward = backend.template attend_bytes<K>(shape)};
-  if constexpr (AttendsBackward<Backend, K>)
-    if (o.backward) bytes.backward = backend.template attend_backward_bytes<K>(shape);
-  return bytes;
+  return ask(AttendShape{.batch = p.batch,
+                         .heads = p.heads,
+                         .kv_heads = p.kv_heads,
+                         .q_rows = q_rows,
+                         .kv_count = rows.largest_kv,
+                         .kv_runs = rows.largest_kv_runs});
+}
+
+}  // namespace detail
+
+/// The bytes that an existing backend asks for on a rank, for `workspace_bytes`.
+template <class P, class Backend>
+StateBytes state_bytes(Backend& backend, Problem problem, Ring here, MemoryOptions<P> const& o = {}) {
+  using K = KernelOf<P>;
+  return detail::with_shape<P>(problem, here, o, [&](AttendShape const& shape) {
+    StateBytes bytes{.forward = backend.template attend_bytes<K>(shape)};
+    if constexpr (AttendsBackward<Backend, K>)
+      if (o.backward) bytes.backward = backend.template attend_backward_bytes<K>(shape);
+    return bytes;
+  });
+}
+
+/// The bytes that P::Backend, if it can tell before it exists, as Cpu can, will ask for with so many threads. 0: the
+/// least that any backend can do with.
+template <class P, int threads = 0>
+constexpr StateBytes state_bytes(Problem problem, Ring here, MemoryOptions<P> const& o = {}) {
+  if constexpr (threads == 0) {
+    StateBytes bytes = least_state_bytes<P>(problem, rank_rows<P>(problem, here, o).q);
+    if (!o.backward) bytes.backward = 0;
+    return bytes;
+  } else {
+    using K = KernelOf<P>;
+    return detail::with_shape<P>(problem, here, o, [&](AttendShape const& shape) {
+      using Backend = typename P::Backend;
+      return StateBytes{Backend::template attend_bytes<K>(shape, threads),
+                        o.backward ? Backend::template attend_backward_bytes<K>(shape, threads) : 0};
+    });
+  }
 }
 
 /// A rank's bytes for one attention: the caller's tensors and our workspace.
@@ -87,27 +116,28 @@ template <class P> constexpr size_t tensor_bytes(Problem problem, Ring here, Mem
   return elements * sizeof(typename P::Precision::Element) + lse;
 }
 
-/// The bytes of the rank that needs most, with the least state that any backend can do with.
-template <class P> constexpr RankBytes most_bytes(Problem problem, int ring_size, MemoryOptions<P> const& o = {}) {
+/// The bytes of the rank that needs most.
+template <class P, int threads = 0>
+constexpr RankBytes most_bytes(Problem problem, int ring_size, MemoryOptions<P> const& o = {}) {
   RankBytes most;
   for (int r = 0; r < ring_size; ++r) {
     Ring const here{r, ring_size};
-    StateBytes const state = least_state_bytes<P>(problem, rank_rows<P>(problem, here, o).q);
+    StateBytes const state = state_bytes<P, threads>(problem, here, o);
     RankBytes const bytes{tensor_bytes<P>(problem, here, o), workspace_bytes<P>(problem, here, state, o)};
     if (bytes.total() > most.total()) most = bytes;
   }
   return most;
 }
 
-/// Does one attention fit, on every rank? For a user's static_assert:
-///   static_assert(ringattn::plan::fits<LongContext>({.seq = 1 << 20, .heads = 32}, 64, 8e9));
-template <class P>
+/// Does one attention fit, on every rank? For a user's static_assert; to the byte for Cpu with two threads:
+///   static_assert(ringattn::plan::fits<LongContext, 2>({.seq = 1 << 20, .heads = 32}, 64, 8e9));
+template <class P, int threads = 0>
 constexpr bool fits(Problem problem, int ring_size, double bytes_per_rank, MemoryOptions<P> const& o = {}) {
-  return double(most_bytes<P>(problem, ring_size, o).total()) <= bytes_per_rank;
+  return double(most_bytes<P, threads>(problem, ring_size, o).total()) <= bytes_per_rank;
 }
-template <class P>
+template <class P, int threads = 0>
 constexpr bool fits(Problem problem, int ring_size, Hardware const& hardware, MemoryOptions<P> const& o = {}) {
-  return fits<P>(problem, ring_size, hardware.memory_bytes, o);
+  return fits<P, threads>(problem, ring_size, hardware.memory_bytes, o);
 }
 
 // ---------------------------------------------------------------- the paper's account of a transformer layer
