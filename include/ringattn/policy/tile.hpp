@@ -17,7 +17,7 @@ template <int q_, int kv_> struct FixedTiles {
 /// Blocks that keep one panel of queries and one of scores in the first-level cache of today's CPUs (arch 0).
 struct DefaultTiles {
   constexpr Tile operator()(int /*arch*/, int /*head_dim*/, int /*value_dim*/, int element_bytes) const {
-    return element_bytes > 4 ? Tile{.q = 32, .kv = 64} : Tile{.q = 64, .kv = 64};
+    return element_bytes > 4 ? Tile{.q = 32, .kv = 64} : Tile{.q = 64, .kv = 128};
   }
 };
 

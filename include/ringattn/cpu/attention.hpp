@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0
+// Forward attention, transposed: S^T = K Q^T and O^T += V^T P^T with query rows as lanes, so that the online softmax
+// (softmax.hpp) runs down the lanes and never across them.
+#pragma once
+
+#include "../softmax.hpp"
+#include "control.hpp"
+#include "layout.hpp"
+#include "pack.hpp"
+
+namespace ringattn::inline RINGATTN_ABI::cpu {
+
+/// Continues `max` and `sum` of each lane with n rows of base-2 scores, which become weights. alpha: the factor for
+/// what was summed before. A NaN score need not win the maximum: its weight is NaN, and so is all that is summed.
+template <int lanes, class A>
+void softmax_rows(A* RINGATTN_RESTRICT s, int64_t n, A* RINGATTN_RESTRICT max, A* RINGATTN_RESTRICT sum,
+                  A* RINGATTN_RESTRICT alpha) {
+  A top[lanes], shift[lanes], total[lanes];
+  for (int w = 0; w < lanes; ++w) top[w] = max[w];
+  for (int64_t k = 0; k < n; ++k)
+    for (int w = 0; w < lanes; ++w) top[w] = s[k * lanes + w] > top[w] ? s[k * lanes + w] : top[w];
+  for (int w = 0; w < lanes; ++w) {
+    shift[w] = top[w] == softmax::minus_infinity<A> ? A(0) : top[w];  // -inf - -inf would be NaN
+    A const factor = exp2(max[w] - shift[w]);
+    alpha[w] = max[w] == top[w] ? A(1) : factor;
+    total[w] = 0;
+  }
+  for (int64_t k = 0; k < n; ++k)
+    for (int w = 0; w < lanes; ++w) {
+      A const p = exp2(s[k * lanes + w] - shift[w]);
+      s[k * lanes + w] = p;
+      total[w] += p;
+    }
+  for (int w = 0; w < lanes; ++w) {
+    sum[w] = fma(sum[w], alpha[w], total[w]);
+    max[w] = top[w];
+  }
+}
+
+template <class K> class Forward {
+ public:
+  using A = typename K::Accumulator;
+  using E = typename K::Element;
+  using S = Sizes<K>;
+  using Step = AttendStep<K, HostSpace>;
+
+  Forward(Step const& step, int threads) : step_(step), count_(count_panels_of<K>(step)), layout_(count_, threads) {
+    // Small chunks when there are few panels: every thread should have some.
+    chunk_ = std::clamp<int64_t>(count_.all() / (4 * int64_t(threads)), 1, std::max<int64_t>(layout_.chunk, 1));
+    chunks_ = ceil_div(count_.of_group(), chunk_);
+  }
+
+  int64_t panels() const { return count_.all(); }
+  int64_t units() const { return count_.batch * count_.kv_heads * chunks_; }
+
+  void clear(int64_t panel) const {
+    std::fill_n(out(panel), S::value_rows * S::q, A(0));
+    std::fill_n(max(panel), S::q, softmax::minus_infinity<A>);
+    std::fill_n(sum(panel), S::q, A(0));
+  }
+
+  /// One chunk of panels against all keys of the step. Late rows first: under a causal mask they have the most work.
+  void unit(int64_t index, int worker, StepControl& control) const {
+    index = units() - 1 - index;
+    int64_t const pair = index / chunks_, b = pair / count_.kv_heads, g = pair % count_.kv_heads;
+    int64_t const begin = index % chunks_ * chunk_, n = std::min(chunk_, count_.of_group() - begin);
+    std::byte* const scratch = step_.state + layout_.scratch + size_t(worker) * layout_.scratch_bytes;
+    Scratch const mine{at<A>(scratch, layout_.queries), at<A>(scratch, layout_.keys), at<A>(scratch, layout_.values),
+                       at<A>(scratch, layout_.scores), at<unsigned char>(scratch, layout_.seen)};
+    A const factor = K::Score::identity ? step_.scale * A(softmax::log2_e) : step_.scale;
+    for (int64_t p = 0; p < n; ++p) {
+      Panel const panel = panel_of(b, g, begin + p);
+      pack_lanes<S::head, S::lanes>(Slab<E const>(step_.q, b, panel.first, panel.head), panel.rows.count, factor,
+                                    mine.queries + p * S::head * S::q);
+    }
+    int64_t pairs = 0;
+    each_key_tile(step_.k_rows, S::tile.kv, [&](Rows k, int64_t first, int64_t) {
+      bool packed = false, special = false;
+      for (int64_t p = 0; p < n; ++p) {
+        Panel const panel = panel_of(b, g, begin + p);
+        VisibleKeys<S::keys> const see(step_.mask, panel.rows, k);
+        if (see.none()) continue;
+        if (!packed) {
+          pack_rows<S::head, S::head>(Slab<E const>(step_.k, b, first, g), k.count, S::keys, mine.keys);
+          special = pack_panels<S::value, S::rows>(Slab<E const>(step_.v, b, first, g), k.count, S::keys, mine.values);
+          packed = true;
+        }
+        attend(panel, mine, mine.queries + p * S::head * S::q, k, see, special);
+        pairs += panel.rows.count * (see.end() - see.begin());
+        if (!control.keep_going()) return false;
+      }
+      return true;
+    });
+    control.count_pairs(pairs);
+  }
+
+  /// Normalises one panel and writes its rows.
+  void finish(int64_t panel, AttendResult<K, HostSpace> const& result) const {
+    int64_t const b = panel / count_.tiles / count_.heads, h = panel / count_.tiles % count_.heads;
+    auto const [rows, first] = query_tile(step_.q_rows, S::tile.q, panel % count_.tiles);
+    for (int64_t r = 0; r < rows.count; ++r) {
+      A const m = max(panel)[r], total = sum(panel)[r], factor = softmax::normaliser(total);
+      A const* const o = out(panel) + r / S::lanes * S::value_rows * S::lanes + r % S::lanes;
+      E* const to = result.out.row(b, first + r, h);
+      for (int d = 0; d < S::value; ++d) to[d * result.out.stride[3]] = convert<E>(o[d * S::lanes] * factor);
+      if (result.lse) result.lse(b, first + r, h, 0) = softmax::lse(m, total);
+    }
+  }
+
+ private:
+  struct Scratch {
+    A *queries, *keys, *values, *scores;
+    unsigned char* seen;
+  };
+
+  template <class T> static T* at(std::byte* base, size_t offset) { return reinterpret_cast<T*>(base + offset); }
+  A* out(int64_t panel) const { return at<A>(step_.state, layout_.out) + panel * S::value_rows * S::q; }
+  A* max(int64_t panel) const { return at<A>(step_.state, layout_.max) + panel * S::q; }
+  A* sum(int64_t panel) const { return at<A>(step_.state, layout_.sum) + panel * S::q; }
+
+  /// One panel of a group: which query tile, of which head, and where its state is.
+  struct Panel {
+    Rows rows;
+    int64_t first, head, index;
+  };
+  Panel panel_of(int64_t b, int64_t g, int64_t i) const {
+    int64_t const t = i / count_.group(), h = g * count_.group() + i % count_.group();
+    auto const [rows, first] = query_tile(step_.q_rows, S::tile.q, t);
+    return {rows, first, h, count_.index(b, h, t)};
+  }
+
+  /// One panel against one key tile.
+  void attend(Panel const& panel, Scratch const& mine, A const* queries, Rows k, VisibleKeys<S::keys> const& see,
+              bool special) const {
+    Rows const q = panel.rows;
+    int const begin = see.begin(), n = see.end() - begin;
+    bool const careful = special && see.partial();
+    for (int64_t w0 = 0; w0 < q.count; w0 += S::lanes) {
+      int64_t position[S::lanes];  // of padded lanes: of the last row
+      for (int w = 0; w < S::lanes; ++w) position[w] = q.at(std::min(w0 + w, q.count - 1));
+
+      for (int i = begin; i < see.end(); i += S::rows) {
+        A* const s = mine.scores + i * S::lanes;
+        if (see.block(i) == Coverage::none) {
+          std::fill_n(s, S::rows * S::lanes, softmax::minus_infinity<A>);
+          continue;
+        }
+        RegisterTile<A, S::rows, S::lanes> c;
+        c.clear();
+        c.template add_product<S::head, 1>(mine.keys + i * S::head, queries + w0 * S::head, S::head);
+        for (int r = 0; r < S::rows; ++r)
+          for (int w = 0; w < S::lanes; ++w) s[r * S::lanes + w] = c.at[r][w];
+        int const valid = std::min(S::rows, see.end() - i);
+        if constexpr (!K::Score::identity)
+          for (int r = 0; r < valid; ++r)
+            for (int w = 0; w < S::lanes; ++w)
+              s[r * S::lanes + w] =
+                  step_.score.apply(s[r * S::lanes + w], panel.head, position[w], k.at(i + r)) * A(softmax::log2_e);
+        if (see.block(i) == Coverage::partial)
+          for (int r = 0; r < valid; ++r) {
+            int64_t const key = k.at(i + r);
+            for (int w = 0; w < S::lanes; ++w)
+              s[r * S::lanes + w] =
+                  step_.mask.visible(position[w], key) ? s[r * S::lanes + w] : softmax::minus_infinity<A>;
+          }
+      }
+
+      A alpha[S::lanes];
+      A* const s = mine.scores + begin * S::lanes;
+      softmax_rows<S::lanes>(s, n, max(panel.index) + w0, sum(panel.index) + w0, alpha);
+
+      if (careful)
+        for (int i = 0; i < n; ++i)
+          for (int w = 0; w < S::lanes; ++w)
+            mine.seen[i * S::lanes + w] = step_.mask.visible(position[w], k.at(begin + i));
+      A* const o = out(panel.index) + w0 * S::value_rows;
+      for (int d = 0; d < S::value_rows; d += S::rows) {
+        A const* const v = mine.values + d * S::keys + begin * S::rows;
+        RegisterTile<A, S::rows, S::lanes> c;
+        c.clear();
+        if (careful)
+          c.template add_seen_product<1, S::rows, 0, S::lanes, 1>(v, s, mine.seen, n);
+        else
+          c.template add_product<1, S::rows>(v, s, n);
+        for (int r = 0; r < S::rows; ++r)
+          for (int w = 0; w < S::lanes; ++w) {
+            A& x = o[(d + r) * S::lanes + w];
+            x = fma(x, alpha[w], c.at[r][w]);
+          }
+      }
+    }
+  }
+
+  Step const& step_;
+  PanelCounts count_;
+  ForwardLayout<K> layout_;
+  int64_t chunk_, chunks_;
+};
+
+}  // namespace ringattn::cpu

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+// How rows are cut into tiles, and where everything lies in a workspace.
+//
+// A panel is one query tile of one head: at most Tile.q rows, which are the lanes of all vector arithmetic. A chunk is
+// some panels of one (batch, key/value head), tile by tile and, within a tile, head by head of the group: all of them
+// read the same packed keys and values.
+#pragma once
+
+#include <algorithm>
+#include <span>
+
+#include "../concepts.hpp"
+#include "gemm_tile.hpp"
+
+namespace ringattn::inline RINGATTN_ABI::cpu {
+
+/// Compile-time sizes of a kernel.
+template <class K> struct Sizes {
+  using A = typename K::Accumulator;
+  static constexpr Tile tile = K::tile(0);
+  static_assert(tile.q > 0 && tile.kv > 0, "ringattn: Policy::Tiles must give positive block sizes");
+
+  static constexpr int vector = vector_lanes<A>;
+  static constexpr int lanes = tile.q > vector ? 2 * vector : vector;  ///< of a register tile
+  static constexpr int rows = register_rows;                           ///< of a register tile
+  static constexpr int q = int(round_up(tile.q, lanes));
+  static constexpr int keys = int(round_up(tile.kv, rows));
+  static constexpr int head = K::head_dim, value = K::value_dim;
+  static constexpr int head_rows = int(round_up(head, rows)), value_rows = int(round_up(value, rows));
+  static constexpr int head_columns = int(round_up(head, vector)), value_columns = int(round_up(value, vector));
+};
+
+/// One query tile: its global rows and its first row in local order.
+struct QueryTile {
+  Rows rows;
+  int64_t first;
+};
+
+constexpr int64_t count_tiles(std::span<Rows const> runs, int64_t tile) {
+  int64_t n = 0;
+  for (Rows const& r : runs) n += ceil_div(r.count, tile);
+  return n;
+}
+
+constexpr QueryTile query_tile(std::span<Rows const> runs, int64_t tile, int64_t index) {
+  int64_t first = 0;
+  for (Rows const& r : runs) {
+    int64_t const n = ceil_div(r.count, tile);
+    if (index < n) return {r.slice(index * tile, std::min(tile, r.count - index * tile)), first + index * tile};
+    index -= n;
+    first += r.count;
+  }
+  return {};
+}
+
+/// f(rows, first local row, index) for the key tiles in order, until it returns false.
+template <class F> void each_key_tile(std::span<Rows const> runs, int64_t tile, F f) {
+  int64_t first = 0, index = 0;
+  for (Rows const& r : runs) {
+    for (int64_t i = 0; i < r.count; i += tile)
+      if (!f(r.slice(i, std::min(tile, r.count - i)), first + i, index++)) return;
+    first += r.count;
+  }
+}
+
+/// What a plan and a call have in common: how many panels there are. Their state is kept in the order (batch, head,
+/// tile), which does not ask for the number of key/value heads: `begin` does not know the keys yet.
+struct PanelCounts {
+  int64_t batch = 0, heads = 0, kv_heads = 0, tiles = 0;
+
+  constexpr int64_t group() const { return kv_heads > 0 ? heads / kv_heads : 0; }
+  constexpr int64_t of_group() const { return tiles * group(); }  ///< of one (batch, key/value head)
+  constexpr int64_t all() const { return batch * heads * tiles; }
+  constexpr int64_t index(int64_t b, int64_t head, int64_t tile) const { return (b * heads + head) * tiles + tile; }
+};
+
+template <class K> constexpr PanelCounts count_panels(AttendShape const& s) {
+  return {s.batch, s.heads, s.kv_heads, count_tiles(s.q_rows, K::tile(0).q)};
+}
+template <class K, class Step> PanelCounts count_panels_of(Step const& s) {
+  return {s.q.extents.batch, s.q.extents.heads, s.k.extents.heads, count_tiles(s.q_rows, K::tile(0).q)};
+}
+
+/// Hands out 64-byte aligned stretches of a workspace as offsets, so that sizes are known at compile time.
+class Stretches {
+ public:
+  template <class T> constexpr size_t take(int64_t count) {
+    size_t const at = end_;
+    end_ += size_t(round_up(count * int64_t(sizeof(T)), 64));
+    return at;
+  }
+  constexpr size_t end() const { return end_; }
+
+ private:
+  size_t end_ = 0;
+};
+
+/// Most panels that read one packing of a key tile.
+inline constexpr int64_t chunk_panels = 8;
+
+template <class K> struct ForwardLayout {
+  using A = typename K::Accumulator;
+  using S = Sizes<K>;
+
+  int64_t chunk = 0;
+  size_t out, max, sum;                        ///< [panel]: [lane block][value_rows][lanes], [q], [q]
+  size_t queries, keys, values, scores, seen;  ///< from the start of a worker's scratch
+  size_t scratch, scratch_bytes, bytes;
+
+  constexpr ForwardLayout(PanelCounts n, int threads) : chunk(std::min(chunk_panels, n.of_group())) {
+    Stretches all, mine;
+    out = all.take<A>(n.all() * S::value_rows * S::q);
+    max = all.take<A>(n.all() * S::q);
+    sum = all.take<A>(n.all() * S::q);
+    queries = mine.take<A>(chunk * S::head * S::q);
+    keys = mine.take<A>(S::keys * S::head);
+    values = mine.take<A>(S::keys * S::value_rows);
+    scores = mine.take<A>(S::keys * S::lanes);
+    seen = mine.take<unsigned char>(S::keys * S::lanes);
+    scratch = all.end();
+    scratch_bytes = mine.end();
+    bytes = scratch + (chunk > 0 ? size_t(threads) * scratch_bytes : 0);
+  }
+};
+
+template <class K> struct BackwardLayout {
+  using A = typename K::Accumulator;
+  using S = Sizes<K>;
+
+  int64_t chunk = 0, chunks = 0;  ///< chunks of one (batch, key/value head)
+  size_t dq, delta, progress;     ///< [panel]: [lane block][head_rows][lanes], [q]; [batch, kv_head, chunk]
+  size_t q_lanes, q_columns, dout_lanes, dout_columns, lse, special;  ///< of a worker's chunk
+  size_t key_rows, key_panels, value_rows, weights, scores, seen, dk, dv;
+  size_t scratch, scratch_bytes, bytes;
+
+  constexpr BackwardLayout(PanelCounts n, int threads)
+      : chunk(std::min(chunk_panels, n.of_group())), chunks(chunk > 0 ? ceil_div(n.of_group(), chunk) : 0) {
+    Stretches all, mine;
+    dq = all.take<A>(n.all() * S::head_rows * S::q);
+    delta = all.take<A>(n.all() * S::q);
+    progress = all.take<int64_t>(n.batch * n.kv_heads * chunks);
+    q_lanes = mine.take<A>(chunk * S::head * S::q);
+    q_columns = mine.take<A>(chunk * S::head_columns * S::q);
+    dout_lanes = mine.take<A>(chunk * S::value * S::q);
+    dout_columns = mine.take<A>(chunk * S::value_columns * S::q);
+    lse = mine.take<A>(chunk * S::q);
+    special = mine.take<unsigned char>(chunk);
+    key_rows = mine.take<A>(S::keys * S::head);
+    key_panels = mine.take<A>(S::keys * S::head_rows);
+    value_rows = mine.take<A>(S::keys * S::value);
+    weights = mine.take<A>(S::keys * S::q);
+    scores = mine.take<A>(S::keys * S::q);
+    seen = mine.take<unsigned char>(S::keys * S::q);
+    dk = mine.take<A>(S::keys * S::head_columns);
+    dv = mine.take<A>(S::keys * S::value_columns);
+    scratch = all.end();
+    scratch_bytes = mine.end();
+    bytes = scratch + (chunk > 0 ? size_t(threads) * scratch_bytes : 0);
+  }
+};
+
+/// The part of a key tile that a query tile sees, in blocks of register_rows keys.
+template <int keys> class VisibleKeys {
+ public:
+  template <class Mask> VisibleKeys(Mask const& mask, Rows q, Rows k) {
+    Coverage const whole = mask.coverage(q, k);
+    if (whole == Coverage::none) return;
+    end_ = int(k.count);
+    partial_ = whole == Coverage::partial;
+    if (!partial_) return;
+    int const n = int(ceil_div(k.count, register_rows));
+    int first = n, last = -1;
+    for (int i = 0; i < n; ++i) {
+      int64_t const at = int64_t(i) * register_rows;
+      block_[i] = mask.coverage(q, k.slice(at, std::min<int64_t>(register_rows, k.count - at)));
+      if (block_[i] == Coverage::none) continue;
+      first = std::min(first, i);
+      last = i;
+    }
+    begin_ = first * register_rows;
+    end_ = std::min(end_, (last + 1) * register_rows);
+  }
+
+  int begin() const { return begin_; }  ///< a multiple of register_rows
+  int end() const { return end_; }
+  bool none() const { return begin_ >= end_; }
+  bool partial() const { return partial_; }
+  /// Of the block that starts at key `at`.
+  Coverage block(int at) const { return partial_ ? block_[at / register_rows] : Coverage::full; }
+
+ private:
+  int begin_ = 0, end_ = 0;
+  bool partial_ = false;
+  Coverage block_[ceil_div(keys, register_rows)];
+};
+
+}  // namespace ringattn::cpu

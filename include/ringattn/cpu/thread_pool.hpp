@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+// A few threads that wait for work; the thread that brings the work is one of them.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <exception>
+#include <mutex>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "../config.hpp"
+
+namespace ringattn::inline RINGATTN_ABI::cpu {
+
+/// Runs one function on all its threads at once. One `run` at a time; `run` allocates nothing.
+class ThreadPool {
+ public:
+  /// `threads` >= 1 counts the caller of `run`. Throws std::system_error when a thread cannot be had.
+  explicit ThreadPool(int threads) {
+    try {
+      for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
+    } catch (...) {
+      stop();
+      throw;
+    }
+  }
+  ~ThreadPool() { stop(); }
+  ThreadPool(ThreadPool const&) = delete;
+  ThreadPool& operator=(ThreadPool const&) = delete;
+
+  int threads() const { return int(workers_.size()) + 1; }
+
+  /// f(worker) once for every worker 0 .. threads - 1, 0 on the calling thread; returns when all are done. What f
+  /// throws is rethrown here, the first if several do. While the caller waits for the others it calls idle() now and
+  /// then.
+  template <class F, class Idle> void run(F const& f, Idle const& idle) {
+    {
+      std::lock_guard const lock(mutex_);
+      job_ = [](void const* context, int worker) { (*static_cast<F const*>(context))(worker); };
+      context_ = &f;
+      failure_ = nullptr;
+      busy_ = int(workers_.size());
+      ++round_;
+    }
+    if (!workers_.empty()) start_.notify_all();
+    call(0);
+    std::unique_lock lock(mutex_);
+    while (!done_.wait_for(lock, std::chrono::microseconds(200), [this] { return busy_ == 0; })) {
+      lock.unlock();
+      idle();
+      lock.lock();
+    }
+    job_ = nullptr;
+    if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
+  }
+  template <class F> void run(F const& f) {
+    run(f, [] {});
+  }
+
+ private:
+  void call(int worker) {
+    try {
+      job_(context_, worker);
+    } catch (...) {
+      std::lock_guard const lock(mutex_);
+      if (!failure_) failure_ = std::current_exception();
+    }
+  }
+  void work(int worker) {
+    std::uint64_t seen = 0;
+    for (;;) {
+      {
+        std::unique_lock lock(mutex_);
+        start_.wait(lock, [&] { return stopping_ || round_ != seen; });
+        if (stopping_) return;
+        seen = round_;
+      }
+      call(worker);
+      std::lock_guard const lock(mutex_);
+      if (--busy_ == 0) done_.notify_one();
+    }
+  }
+  void stop() {
+    {
+      std::lock_guard const lock(mutex_);
+      stopping_ = true;
+    }
+    start_.notify_all();
+    for (std::thread& t : workers_) t.join();
+    workers_.clear();
+  }
+
+  std::mutex mutex_;
+  std::condition_variable start_, done_;
+  void (*job_)(void const*, int) = nullptr;
+  void const* context_ = nullptr;
+  std::exception_ptr failure_;
+  std::uint64_t round_ = 0;
+  int busy_ = 0;
+  bool stopping_ = false;
+  std::vector<std::thread> workers_;  // last: the threads use the members above
+};
+
+}  // namespace ringattn::cpu
