@@ -61,7 +61,9 @@ def merge(into, value):
             merge(old, new)
         elif isinstance(old, bool):
             into[key] = old and new
-        elif isinstance(old, (int, float, list)) and isinstance(new, type(old)):
+        elif isinstance(old, (int, float)) and isinstance(new, (int, float)):
+            into[key] = old + new
+        elif isinstance(old, list) and isinstance(new, list):
             into[key] = old + new
 
 
