@@ -172,11 +172,12 @@ def clang():
                           {"CXX": "clang++", "CC": "clang"}, patience=2)
 
 
-def sanitized(folder, which, wanted, options=()):
-    lean = ["-Dexamples=false", "-Dbench=false", "-Dmpi=disabled", "-Doptimization=1", "-Ddebug=true"]
+def sanitized(folder, which, wanted, options=(), arguments=""):
+    lean = ["-Dexamples=false", "-Dbench=false", "-Dmpi=disabled", "-Doptimization=1"]
     env = {"UBSAN_OPTIONS": "print_stacktrace=1", "TSAN_OPTIONS": "halt_on_error=1 second_deadlock_stack=1",
            "ASAN_OPTIONS": "detect_stack_use_after_return=1"}
-    return build_and_test(folder, wanted, [*lean, f"-Db_sanitize={which}", *options], env, patience=5)
+    flags = [*lean, f"-Db_sanitize={which}", f"-Dcpp_args=-g1{arguments}", *options]
+    return build_and_test(folder, wanted, flags, env, patience=5)
 
 
 def mutations():
@@ -216,7 +217,7 @@ def main():
         stage("documentation", documentation)
         stage("clang", clang)
         stage("address and undefined behaviour sanitizers", sanitized, "build-asan", "address,undefined", everyday_units,
-              ["-Dcpp_args=-fno-sanitize-recover=all"])
+              arguments=",-fno-sanitize-recover=all")
         stage("thread sanitizer", sanitized, "build-tsan", "thread", everyday_threads, ["-Dblas=disabled"])
         stage("mutations", mutations)
 
