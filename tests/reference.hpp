@@ -22,6 +22,9 @@ template <class Real> struct DenseResults {
   /// Per gradient: the largest sum of |terms| over its elements. Where a gradient is all cancellation (a row that sees
   /// one key has dq = 0 exactly), this is what rounding errors are proportional to.
   Real dq_terms = 0, dk_terms = 0;
+  /// Per gradient: how far an `out` that is off by independent relative errors of size 1 moves it, through D = dO.out.
+  /// Times the unit roundoff this is the error that storing `out` in 16 bits alone accounts for.
+  Real dq_of_out = 0, dk_of_out = 0;
 };
 
 /// Keeps what it is given: the oracle itself.
@@ -48,7 +51,7 @@ DenseResults<Real> dense_attention(Problem problem, int head_dim, int value_dim,
   r.dq.assign(in.q.size(), 0);
   r.dk.assign(in.k.size(), 0);
   r.dv.assign(in.v.size(), 0);
-  std::vector<Real> dq_terms(in.q.size()), dk_terms(in.k.size());
+  std::vector<Real> dq_terms(in.q.size()), dk_terms(in.k.size()), dq_of_out(in.q.size()), dk_of_out(in.k.size());
   std::vector<int64_t> seen;
   std::vector<Real> weight, slope;
 
@@ -89,11 +92,12 @@ DenseResults<Real> dense_attention(Problem problem, int head_dim, int value_dim,
         }
 
         Real const* const dout = &in.dout[q_at(E)];
-        Real delta = 0, delta_terms = 0;
+        Real delta = 0, delta_terms = 0, delta_squares = 0;
         for (int64_t d = 0; d < E; ++d) {
           out[d] = round(out[d]);
           delta += dout[d] * out[d];
           delta_terms += std::abs(dout[d] * out[d]);
+          delta_squares += dout[d] * out[d] * dout[d] * out[d];
         }
         for (size_t n = 0; n < seen.size(); ++n) {
           size_t const at_k = k_at(seen[n], D), at_v = k_at(seen[n], E);
@@ -106,24 +110,33 @@ DenseResults<Real> dense_attention(Problem problem, int head_dim, int value_dim,
           }
           Real const ds = round(weight[n] * (dp - delta) * slope[n]) * scale;
           Real const ds_terms = std::abs(weight[n] * (dp_terms + delta_terms) * slope[n] * scale);
+          Real const of_out = std::abs(weight[n] * std::sqrt(delta_squares) * slope[n] * scale);
           for (int64_t d = 0; d < D; ++d) {
             r.dq[q_at(D) + size_t(d)] += ds * in.k[at_k + size_t(d)];
             r.dk[at_k + size_t(d)] += ds * q[d];
             dq_terms[q_at(D) + size_t(d)] += ds_terms * std::abs(in.k[at_k + size_t(d)]);
             dk_terms[at_k + size_t(d)] += ds_terms * std::abs(q[d]);
+            dq_of_out[q_at(D) + size_t(d)] += of_out * std::abs(in.k[at_k + size_t(d)]);
+            dk_of_out[at_k + size_t(d)] += of_out * std::abs(q[d]);
           }
         }
       }
   for (auto* tensor : {&r.dq, &r.dk, &r.dv})
     for (Real& x : *tensor) x = round(x);
-  for (Real x : dq_terms) r.dq_terms = std::max(r.dq_terms, x);
-  for (Real x : dk_terms) r.dk_terms = std::max(r.dk_terms, x);
+  auto const largest_of = [](std::vector<Real> const& all) {
+    return all.empty() ? Real(0) : *std::max_element(all.begin(), all.end());
+  };
+  r.dq_terms = largest_of(dq_terms);
+  r.dk_terms = largest_of(dk_terms);
+  r.dq_of_out = largest_of(dq_of_out);
+  r.dk_of_out = largest_of(dk_of_out);
   return r;
 }
 
 /// Normwise errors of one tensor: max|x - ref| / max|ref| and rms(x - ref) / rms(ref).
 struct Errors {
   double max = 0, rms = 0;
+  double largest = 0;         ///< max|ref|, or the floor
   bool same_specials = true;  ///< NaN exactly where the reference has NaN; infinities equal
 };
 
@@ -148,6 +161,7 @@ template <class X, class Real> Errors errors_of(std::vector<X> const& x, std::ve
     ref_squares += ref[i] * ref[i];
   }
   if (x.size() != ref.size()) e.same_specials = false;
+  e.largest = double(largest);
   e.max = worst == 0 ? 0 : double(worst / largest);
   e.rms = squares == 0 ? 0 : double(std::sqrt(squares / ref_squares));
   return e;
