@@ -13,8 +13,8 @@ namespace ringattn::inline RINGATTN_ABI::cpu {
 /// Continues `max` and `sum` of each lane with n rows of base-2 scores, which become weights. alpha: the factor for
 /// what was summed before. A NaN score need not win the maximum: its weight is NaN, and so is all that is summed.
 template <int lanes, class A>
-void softmax_rows(A* RINGATTN_RESTRICT s, int64_t n, A* RINGATTN_RESTRICT max, A* RINGATTN_RESTRICT sum,
-                  A* RINGATTN_RESTRICT alpha) {
+[[gnu::noinline]] void softmax_rows(A* RINGATTN_RESTRICT s, int64_t n, A* RINGATTN_RESTRICT max,
+                                    A* RINGATTN_RESTRICT sum, A* RINGATTN_RESTRICT alpha) {
   A top[lanes], shift[lanes], total[lanes];
   for (int w = 0; w < lanes; ++w) top[w] = max[w];
   for (int64_t k = 0; k < n; ++k)
@@ -70,8 +70,8 @@ template <class K> class Forward {
     A const factor = K::Score::identity ? step_.scale * A(softmax::log2_e) : step_.scale;
     for (int64_t p = 0; p < n; ++p) {
       Panel const panel = panel_of(b, g, begin + p);
-      pack_lanes<S::head, S::lanes>(Slab<E const>(step_.q, b, panel.first, panel.head), panel.rows.count, factor,
-                                    mine.queries + p * S::head * S::q);
+      pack_row_groups<S::lanes>(Slab<E const>(step_.q, b, panel.first, panel.head), panel.rows.count, S::head, factor,
+                                mine.queries + p * S::head * S::q);
     }
     int64_t pairs = 0;
     each_key_tile(step_.k_rows, S::tile.kv, [&](Rows k, int64_t first, int64_t) {
@@ -81,8 +81,9 @@ template <class K> class Forward {
         VisibleKeys<S::keys> const see(step_.mask, panel.rows, k);
         if (see.none()) continue;
         if (!packed) {
-          pack_rows<S::head, S::head>(Slab<E const>(step_.k, b, first, g), k.count, S::keys, mine.keys);
-          special = pack_panels<S::value, S::rows>(Slab<E const>(step_.v, b, first, g), k.count, S::keys, mine.values);
+          pack_row_groups<S::rows>(Slab<E const>(step_.k, b, first, g), k.count, S::head, A(1), mine.keys);
+          special = pack_column_groups<S::rows>(Slab<E const>(step_.v, b, first, g), k.count, S::keys, S::value,
+                                                S::value_rows, mine.values);
           packed = true;
         }
         attend(panel, mine, mine.queries + p * S::head * S::q, k, see, special);
@@ -145,11 +146,8 @@ template <class K> class Forward {
           std::fill_n(s, S::rows * S::lanes, softmax::minus_infinity<A>);
           continue;
         }
-        RegisterTile<A, S::rows, S::lanes> c;
-        c.clear();
-        c.template add_product<S::head, 1>(mine.keys + i * S::head, queries + w0 * S::head, S::head);
-        for (int r = 0; r < S::rows; ++r)
-          for (int w = 0; w < S::lanes; ++w) s[r * S::lanes + w] = c.at[r][w];
+        tile_product<Into::replace, S::lanes, 1, S::rows>(mine.keys + i * S::head, queries + w0 * S::head, S::head, s,
+                                                          S::lanes);
         int const valid = std::min(S::rows, see.end() - i);
         if constexpr (!K::Score::identity)
           for (int r = 0; r < valid; ++r)
@@ -176,17 +174,12 @@ template <class K> class Forward {
       A* const o = out(panel.index) + w0 * S::value_rows;
       for (int d = 0; d < S::value_rows; d += S::rows) {
         A const* const v = mine.values + d * S::keys + begin * S::rows;
-        RegisterTile<A, S::rows, S::lanes> c;
-        c.clear();
+        A* const to = o + d * S::lanes;
         if (careful)
-          c.template add_seen_product<1, S::rows, 0, S::lanes, 1>(v, s, mine.seen, n);
+          seen_product<Into::rescale_add, S::lanes, 1, S::rows>(v, s, n, mine.seen, 0, S::lanes, 1, to, S::lanes,
+                                                                alpha);
         else
-          c.template add_product<1, S::rows>(v, s, n);
-        for (int r = 0; r < S::rows; ++r)
-          for (int w = 0; w < S::lanes; ++w) {
-            A& x = o[(d + r) * S::lanes + w];
-            x = fma(x, alpha[w], c.at[r][w]);
-          }
+          tile_product<Into::rescale_add, S::lanes, 1, S::rows>(v, s, n, to, S::lanes, alpha);
       }
     }
   }

@@ -14,6 +14,18 @@
 
 namespace ringattn::inline RINGATTN_ABI::cpu {
 
+/// For register_rows keys: base-2 scores become weights, dP becomes dS = P (dP - delta).
+template <int lanes, class A>
+[[gnu::noinline]] void weigh_gradients(A* RINGATTN_RESTRICT scores, A* RINGATTN_RESTRICT dp,
+                                       A const* RINGATTN_RESTRICT lse, A const* RINGATTN_RESTRICT delta) {
+  for (int r = 0; r < register_rows; ++r)
+    for (int w = 0; w < lanes; ++w) {
+      A const p = exp2(scores[r * lanes + w] - lse[w]);
+      scores[r * lanes + w] = p;
+      dp[r * lanes + w] = p * (dp[r * lanes + w] - delta[w]);
+    }
+}
+
 template <class K> class Backward {
  public:
   using A = typename K::Accumulator;
@@ -96,7 +108,7 @@ template <class K> class Backward {
   struct Scratch {
     A *q_lanes, *q_columns, *dout_lanes, *dout_columns, *lse;
     unsigned char* special;  ///< [panel of the chunk]
-    A *key_rows, *key_panels, *value_rows, *weights, *scores;
+    A *key_groups, *key_columns, *value_groups, *weights, *scores;
     unsigned char* seen;
     A *dk, *dv;
 
@@ -107,9 +119,9 @@ template <class K> class Backward {
           dout_columns(at<A>(p, l.dout_columns)),
           lse(at<A>(p, l.lse)),
           special(at<unsigned char>(p, l.special)),
-          key_rows(at<A>(p, l.key_rows)),
-          key_panels(at<A>(p, l.key_panels)),
-          value_rows(at<A>(p, l.value_rows)),
+          key_groups(at<A>(p, l.key_groups)),
+          key_columns(at<A>(p, l.key_columns)),
+          value_groups(at<A>(p, l.value_groups)),
           weights(at<A>(p, l.weights)),
           scores(at<A>(p, l.scores)),
           seen(at<unsigned char>(p, l.seen)),
@@ -147,12 +159,12 @@ template <class K> class Backward {
     Slab<E const> const q(step_.q, b, panel.first, panel.head), dout(step_.dout, b, panel.first, panel.head);
     int64_t const n = panel.rows.count;
     A const factor = K::Score::identity ? step_.scale * A(softmax::log2_e) : step_.scale;
-    pack_lanes<S::head, S::lanes>(q, n, factor, mine.q_lanes + p * S::head * S::q);
-    pack_lanes<S::value, S::lanes>(dout, n, A(1), mine.dout_lanes + p * S::value * S::q);
+    pack_row_groups<S::lanes>(q, n, S::head, factor, mine.q_lanes + p * S::head * S::q);
+    pack_row_groups<S::lanes>(dout, n, S::value, A(1), mine.dout_lanes + p * S::value * S::q);
     bool const special_q =
-        pack_columns<S::head, S::head_columns, S::lanes>(q, n, S::q, mine.q_columns + p * S::head_columns * S::q);
-    bool const special_dout = pack_columns<S::value, S::value_columns, S::lanes>(
-        dout, n, S::q, mine.dout_columns + p * S::value_columns * S::q);
+        pack_column_groups<S::lanes>(q, n, S::q, S::head, S::head_columns, mine.q_columns + p * S::head_columns * S::q);
+    bool const special_dout = pack_column_groups<S::lanes>(dout, n, S::q, S::value, S::value_columns,
+                                                           mine.dout_columns + p * S::value_columns * S::q);
     mine.special[p] = special_q || special_dout;
     // A row without keys has the LSE -inf: +inf instead gives its pairs the weight 0, where -inf - -inf would be NaN.
     for (int64_t r = 0; r < S::q; ++r) {
@@ -161,10 +173,10 @@ template <class K> class Backward {
     }
   }
   bool pack_keys(Scratch const& mine, int64_t b, int64_t g, int64_t n, int64_t first) const {
-    bool const special_k = pack_rows<S::head, S::head>(Slab<E const>(step_.k, b, first, g), n, S::keys, mine.key_rows);
-    pack_panels<S::head, S::rows>(Slab<A const>(mine.key_rows, S::head, 1), n, S::keys, mine.key_panels);
-    bool const special_v =
-        pack_rows<S::value, S::value>(Slab<E const>(step_.v, b, first, g), n, S::keys, mine.value_rows);
+    Slab<E const> const k(step_.k, b, first, g), v(step_.v, b, first, g);
+    bool const special_k = pack_row_groups<S::rows>(k, n, S::head, A(1), mine.key_groups);
+    pack_column_groups<S::rows>(k, n, S::keys, S::head, S::head_rows, mine.key_columns);
+    bool const special_v = pack_row_groups<S::rows>(v, n, S::value, A(1), mine.value_groups);
     std::fill_n(mine.dk, S::keys * S::head_columns, A(0));
     std::fill_n(mine.dv, S::keys * S::value_columns, A(0));
     return special_k || special_v;
@@ -187,119 +199,95 @@ template <class K> class Backward {
   /// One panel against one key tile: adds to its dQ and to the chunk's dK|dV.
   void attend(Scratch const& mine, int64_t p, Panel const& panel, Rows k, VisibleKeys<S::keys> const& see,
               bool careful) const {
-    int const begin = see.begin(), end = see.end();
-    int64_t const rows = panel.rows.count;
-    for (int64_t w0 = 0; w0 < rows; w0 += S::lanes) {
+    int const begin = see.begin(), n = see.end() - begin;
+    for (int64_t w0 = 0; w0 < panel.rows.count; w0 += S::lanes) {
       int64_t position[S::lanes];  // of padded lanes: of the last row
-      for (int w = 0; w < S::lanes; ++w) position[w] = panel.rows.at(std::min(w0 + w, rows - 1));
-      A *const weights = mine.weights + w0 * S::keys, *const scores = mine.scores + w0 * S::keys;
-      for (int i = begin; i < end; i += S::rows)
-        pair_block(mine, p, panel, k, see.block(i), i, std::min(S::rows, end - i), w0, position, weights + i * S::lanes,
-                   scores + i * S::lanes);
-      unsigned char* const seen = mine.seen + w0 * S::keys;
+      for (int w = 0; w < S::lanes; ++w) position[w] = panel.rows.at(std::min(w0 + w, panel.rows.count - 1));
+      for (int i = begin; i < see.end(); i += S::rows)
+        pair_block(mine, p * S::q + w0, panel, w0, k, see.block(i), i, std::min(S::rows, see.end() - i), position);
+      A const *const weights = mine.weights + begin * S::lanes, *const scores = mine.scores + begin * S::lanes;
       if (careful)
-        for (int i = begin; i < end; ++i)
-          for (int w = 0; w < S::lanes; ++w) seen[i * S::lanes + w] = step_.mask.visible(position[w], k.at(i));
+        for (int i = 0; i < n; ++i)
+          for (int w = 0; w < S::lanes; ++w)
+            mine.seen[i * S::lanes + w] = step_.mask.visible(position[w], k.at(begin + i));
 
       // dQ^T += K^T dS^T
-      A* const grad = dq(panel.index) + w0 * S::head_rows;
       for (int d = 0; d < S::head_rows; d += S::rows) {
-        A const* const a = mine.key_panels + d * S::keys + begin * S::rows;
-        RegisterTile<A, S::rows, S::lanes> c;
-        c.clear();
+        A const* const a = mine.key_columns + d * S::keys + begin * S::rows;
+        A* const grad = dq(panel.index) + w0 * S::head_rows + d * S::lanes;
         if (careful)
-          c.template add_seen_product<1, S::rows, 0, S::lanes, 1>(a, scores + begin * S::lanes, seen + begin * S::lanes,
-                                                                  end - begin);
+          seen_product<Into::add, S::lanes, 1, S::rows>(a, scores, n, mine.seen, 0, S::lanes, 1, grad, S::lanes);
         else
-          c.template add_product<1, S::rows>(a, scores + begin * S::lanes, end - begin);
-        for (int r = 0; r < S::rows; ++r)
-          for (int w = 0; w < S::lanes; ++w) grad[(d + r) * S::lanes + w] += c.at[r][w];
+          tile_product<Into::add, S::lanes, 1, S::rows>(a, scores, n, grad, S::lanes);
       }
+      // dV += P^T dO, dK += dS^T Q, without the padded lanes
+      int64_t const rows = std::min<int64_t>(S::lanes, panel.rows.count - w0);
+      add_columns<S::value_columns>(weights, mine.dout_columns + p * S::value_columns * S::q, w0, rows, mine.seen,
+                                    mine.dv + begin * S::value_columns, n, careful);
+      add_columns<S::head_columns>(scores, mine.q_columns + p * S::head_columns * S::q, w0, rows, mine.seen,
+                                   mine.dk + begin * S::head_columns, n, careful);
     }
-    // dV += P^T dO, dK += dS^T Q
-    add_columns<S::value_columns>(mine.weights, mine.dout_columns + p * S::value_columns * S::q, mine.seen, mine.dv,
-                                  begin, end, rows, careful);
-    add_columns<S::head_columns>(mine.scores, mine.q_columns + p * S::head_columns * S::q, mine.seen, mine.dk, begin,
-                                 end, rows, careful);
   }
 
-  /// Weights P and score gradients dS of register_rows keys from `i` on and one block of lanes.
-  void pair_block(Scratch const& mine, int64_t p, Panel const& panel, Rows k, Coverage coverage, int i, int valid,
-                  int64_t w0, int64_t const* position, A* RINGATTN_RESTRICT weights,
-                  A* RINGATTN_RESTRICT scores) const {
+  /// Weights P and score gradients dS of register_rows keys from `i` on and one block of lanes, from `lane` of the
+  /// chunk.
+  void pair_block(Scratch const& mine, int64_t lane, Panel const& panel, int64_t w0, Rows k, Coverage coverage, int i,
+                  int valid, int64_t const* position) const {
+    A *const weights = mine.weights + i * S::lanes, *const scores = mine.scores + i * S::lanes;
     if (coverage == Coverage::none) {
       std::fill_n(weights, S::rows * S::lanes, A(0));
       std::fill_n(scores, S::rows * S::lanes, A(0));
       return;
     }
-    A const *const lse = mine.lse + p * S::q + w0, *const delta_of = delta(panel.index) + w0;
-    {
-      RegisterTile<A, S::rows, S::lanes> c;
-      c.clear();
-      c.template add_product<S::head, 1>(mine.key_rows + i * S::head, mine.q_lanes + p * S::head * S::q + w0 * S::head,
-                                         S::head);
-      if constexpr (K::Score::identity) {
-        for (int r = 0; r < S::rows; ++r)
-          for (int w = 0; w < S::lanes; ++w) weights[r * S::lanes + w] = exp2(c.at[r][w] - lse[w]);
-      } else {
-        for (int r = 0; r < valid; ++r)
-          for (int w = 0; w < S::lanes; ++w) {
-            int64_t const at_q = position[w], at_k = k.at(i + r);
-            scores[r * S::lanes + w] = step_.score.slope(c.at[r][w], panel.head, at_q, at_k);
-            weights[r * S::lanes + w] =
-                exp2(step_.score.apply(c.at[r][w], panel.head, at_q, at_k) * A(softmax::log2_e) - lse[w]);
-          }
-      }
+    tile_product<Into::replace, S::lanes, 1, S::rows>(mine.key_groups + i * S::head, mine.q_lanes + lane * S::head,
+                                                      S::head, weights, S::lanes);
+    tile_product<Into::replace, S::lanes, 1, S::rows>(mine.value_groups + i * S::value,
+                                                      mine.dout_lanes + lane * S::value, S::value, scores, S::lanes);
+    A const *const lse = mine.lse + lane, *const sums = delta(panel.index) + w0;
+    if constexpr (K::Score::identity) {
+      weigh_gradients<S::lanes>(weights, scores, lse, sums);
+    } else {
+      for (int r = 0; r < valid; ++r)
+        for (int w = 0; w < S::lanes; ++w) {
+          A &s = weights[r * S::lanes + w], &ds = scores[r * S::lanes + w];
+          int64_t const at_q = position[w], at_k = k.at(i + r);
+          A const slope = step_.score.slope(s, panel.head, at_q, at_k);
+          s = exp2(step_.score.apply(s, panel.head, at_q, at_k) * A(softmax::log2_e) - lse[w]);
+          ds = s * (ds - sums[w]) * slope;
+        }
     }
-    RegisterTile<A, S::rows, S::lanes> c;
-    c.clear();
-    c.template add_product<S::value, 1>(mine.value_rows + i * S::value,
-                                        mine.dout_lanes + p * S::value * S::q + w0 * S::value, S::value);
-    for (int r = 0; r < valid; ++r)
-      for (int w = 0; w < S::lanes; ++w) {
-        A const ds = weights[r * S::lanes + w] * (c.at[r][w] - delta_of[w]);
-        scores[r * S::lanes + w] = K::Score::identity ? ds : ds * scores[r * S::lanes + w];
-      }
     // Chosen, not multiplied away: 0 times a NaN or an infinity would reach keys that the row does not see.
     if (coverage == Coverage::partial)
       for (int r = 0; r < valid; ++r) {
         int64_t const key = k.at(i + r);
         for (int w = 0; w < S::lanes; ++w) {
-          bool const see = step_.mask.visible(position[w], key);
-          weights[r * S::lanes + w] = see ? weights[r * S::lanes + w] : A(0);
-          scores[r * S::lanes + w] = see ? scores[r * S::lanes + w] : A(0);
+          bool const visible = step_.mask.visible(position[w], key);
+          weights[r * S::lanes + w] = visible ? weights[r * S::lanes + w] : A(0);
+          scores[r * S::lanes + w] = visible ? scores[r * S::lanes + w] : A(0);
         }
       }
   }
 
-  /// sum[key][column] += the sum over the panel's rows of a[key][row] b[row][column].
+  /// sum[key][column] += the sum over `rows` rows of a[key][row] b[w0 + row][column], for n keys.
   template <int columns>
-  static void add_columns(A const* a, A const* b, unsigned char const* seen, A* sum, int begin, int end, int64_t rows,
+  static void add_columns(A const* a, A const* b, int64_t w0, int64_t rows, unsigned char const* seen, A* sum, int n,
                           bool careful) {
-    for (int c = 0; c + S::lanes <= columns; c += S::lanes)
-      for (int i = begin; i < end; i += S::rows)
-        add_column_block<S::lanes, columns>(a + i * S::lanes, b + c * S::q, seen + i * S::lanes, sum + i * columns + c,
-                                            rows, careful);
     constexpr int left = columns % S::lanes;
+    for (int c = 0; c + S::lanes <= columns; c += S::lanes)
+      add_column_block<S::lanes>(a, b + c * S::q + w0 * S::lanes, rows, seen, sum + c, columns, n, careful);
     if constexpr (left > 0)
-      for (int i = begin; i < end; i += S::rows)
-        add_column_block<left, columns>(a + i * S::lanes, b + (columns - left) * S::q, seen + i * S::lanes,
-                                        sum + i * columns + columns - left, rows, careful);
+      add_column_block<left>(a, b + (columns - left) * S::q + w0 * left, rows, seen, sum + columns - left, columns, n,
+                             careful);
   }
-  template <int width, int columns>
-  static void add_column_block(A const* a, A const* b, unsigned char const* seen, A* sum, int64_t rows, bool careful) {
-    RegisterTile<A, S::rows, width> c;
-    c.clear();
-    for (int64_t w0 = 0; w0 < rows; w0 += S::lanes) {
-      int64_t const n = std::min<int64_t>(S::lanes, rows - w0);
+  template <int width>
+  static void add_column_block(A const* a, A const* b, int64_t rows, unsigned char const* seen, A* sum, int columns,
+                               int n, bool careful) {
+    for (int i = 0; i < n; i += S::rows)
       if (careful)
-        c.template add_seen_product<S::lanes, 1, S::lanes, 1, 0>(a + w0 * S::keys, b + w0 * width, seen + w0 * S::keys,
-                                                                 n);
+        seen_product<Into::add, width, S::lanes, 1>(a + i * S::lanes, b, rows, seen + i * S::lanes, S::lanes, 1, 0,
+                                                    sum + i * columns, columns);
       else
-        c.template add_product<S::lanes, 1>(a + w0 * S::keys, b + w0 * width, n);
-    }
-    for (int r = 0; r < S::rows; ++r)
-      for (int w = 0; w < width; ++w) sum[r * columns + w] += c.at[r][w];
+        tile_product<Into::add, width, S::lanes, 1>(a + i * S::lanes, b, rows, sum + i * columns, columns);
   }
 
   Step const& step_;

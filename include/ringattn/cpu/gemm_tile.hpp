@@ -21,39 +21,51 @@ template <class A> inline constexpr int vector_lanes = vector_bytes / int(sizeof
 constexpr std::int64_t round_up(std::int64_t n, std::int64_t unit) { return (n + unit - 1) / unit * unit; }
 constexpr std::int64_t ceil_div(std::int64_t n, std::int64_t unit) { return (n + unit - 1) / unit; }
 
-/// An accumulator tile: `rows` values in each of `lanes` lanes, meant to live in registers.
-template <class A, int rows, int lanes> struct RegisterTile {
-  A at[rows][lanes];
+/// What a tile product does with the tile that it is for.
+enum class Into { replace, add, rescale_add };
 
-  RINGATTN_INLINE void clear() {
-    for (int i = 0; i < rows; ++i)
-      for (int w = 0; w < lanes; ++w) at[i][w] = 0;
-  }
-
-  /// at[i][w] += sum_k a[i * a_row + k * a_step] b[k * lanes + w], k ascending: every element is one chain of fma, so
-  /// that its value depends on nothing else in the tile.
-  template <int a_row, int a_step>
-  RINGATTN_INLINE void add_product(A const* RINGATTN_RESTRICT a, A const* RINGATTN_RESTRICT b, std::int64_t n) {
-    for (std::int64_t k = 0; k < n; ++k) {
+/// c[i * c_row + w] = P, += P, or = alpha[w] c + P, where P[i][w] = sum_k a[i * a_row + k * a_step] b[k * lanes + w]
+/// for register_rows rows i. Every element of P is one chain of fma in ascending k from 0, so that it depends on
+/// nothing else in the tile. One function for all kernels of a type, not inlined: it is the seam to faster ones.
+template <Into into, int lanes, int a_row, int a_step, class A>
+[[gnu::noinline]] void tile_product(A const* RINGATTN_RESTRICT a, A const* RINGATTN_RESTRICT b, std::int64_t n,
+                                    A* RINGATTN_RESTRICT c, std::int64_t c_row,
+                                    [[maybe_unused]] A const* RINGATTN_RESTRICT alpha = nullptr) {
+  A p[register_rows][lanes];  // in registers
+  for (int i = 0; i < register_rows; ++i)
+    for (int w = 0; w < lanes; ++w) p[i][w] = 0;
+  for (std::int64_t k = 0; k < n; ++k) {
 #pragma GCC unroll 16
-      for (int i = 0; i < rows; ++i) {
-        A const x = a[i * a_row + k * a_step];
+    for (int i = 0; i < register_rows; ++i) {
+      A const x = a[i * a_row + k * a_step];
 #pragma GCC unroll 1
-        for (int w = 0; w < lanes; ++w) at[i][w] = fma(x, b[k * lanes + w], at[i][w]);
-      }
+      for (int w = 0; w < lanes; ++w) p[i][w] = fma(x, b[k * lanes + w], p[i][w]);
     }
   }
+#pragma GCC unroll 16
+  for (int i = 0; i < register_rows; ++i)
+#pragma GCC unroll 1
+    for (int w = 0; w < lanes; ++w) {
+      A& x = c[i * c_row + w];
+      if constexpr (into == Into::replace) x = p[i][w];
+      if constexpr (into == Into::add) x += p[i][w];
+      if constexpr (into == Into::rescale_add) x = fma(x, alpha[w], p[i][w]);
+    }
+}
 
-  /// The same without the terms whose flag is 0, where 0 times a NaN or an infinity must not count.
-  /// The flag of (i, k, w) is seen[i * flag_row + k * flag_step + w * flag_lane].
-  template <int a_row, int a_step, int flag_row, int flag_step, int flag_lane>
-  void add_seen_product(A const* a, A const* b, unsigned char const* seen, std::int64_t n) {
-    for (std::int64_t k = 0; k < n; ++k)
-      for (int i = 0; i < rows; ++i)
-        for (int w = 0; w < lanes; ++w)
-          if (seen[i * flag_row + k * flag_step + w * flag_lane])
-            at[i][w] = fma(a[i * a_row + k * a_step], b[k * lanes + w], at[i][w]);
-  }
-};
+/// The same without the terms whose flag is 0, where 0 times a NaN or an infinity must not count. The flag of (i, k, w)
+/// is seen[i * flag_row + k * flag_step + w * flag_lane]. Slow.
+template <Into into, int lanes, int a_row, int a_step, class A>
+[[gnu::noinline]] void seen_product(A const* a, A const* b, std::int64_t n, unsigned char const* seen, int flag_row,
+                                    int flag_step, int flag_lane, A* c, std::int64_t c_row, A const* alpha = nullptr) {
+  for (int i = 0; i < register_rows; ++i)
+    for (int w = 0; w < lanes; ++w) {
+      A p = 0;
+      for (std::int64_t k = 0; k < n; ++k)
+        if (seen[i * flag_row + k * flag_step + w * flag_lane]) p = fma(a[i * a_row + k * a_step], b[k * lanes + w], p);
+      A& x = c[i * c_row + w];
+      x = into == Into::replace ? p : into == Into::add ? x + p : fma(x, alpha[w], p);
+    }
+}
 
 }  // namespace ringattn::cpu

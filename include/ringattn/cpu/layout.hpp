@@ -130,7 +130,7 @@ template <class K> struct BackwardLayout {
   int64_t chunk = 0, chunks = 0;  ///< chunks of one (batch, key/value head)
   size_t dq, delta, progress;     ///< [panel]: [lane block][head_rows][lanes], [q]; [batch, kv_head, chunk]
   size_t q_lanes, q_columns, dout_lanes, dout_columns, lse, special;  ///< of a worker's chunk
-  size_t key_rows, key_panels, value_rows, weights, scores, seen, dk, dv;
+  size_t key_groups, key_columns, value_groups, weights, scores, seen, dk, dv;
   size_t scratch, scratch_bytes, bytes;
 
   constexpr BackwardLayout(PanelCounts n, int threads)
@@ -145,12 +145,12 @@ template <class K> struct BackwardLayout {
     dout_columns = mine.take<A>(chunk * S::value_columns * S::q);
     lse = mine.take<A>(chunk * S::q);
     special = mine.take<unsigned char>(chunk);
-    key_rows = mine.take<A>(S::keys * S::head);
-    key_panels = mine.take<A>(S::keys * S::head_rows);
-    value_rows = mine.take<A>(S::keys * S::value);
-    weights = mine.take<A>(S::keys * S::q);
-    scores = mine.take<A>(S::keys * S::q);
-    seen = mine.take<unsigned char>(S::keys * S::q);
+    key_groups = mine.take<A>(S::keys * S::head);
+    key_columns = mine.take<A>(S::keys * S::head_rows);
+    value_groups = mine.take<A>(S::keys * S::value);
+    weights = mine.take<A>(S::keys * S::lanes);
+    scores = mine.take<A>(S::keys * S::lanes);
+    seen = mine.take<unsigned char>(S::keys * S::lanes);
     dk = mine.take<A>(S::keys * S::head_columns);
     dv = mine.take<A>(S::keys * S::value_columns);
     scratch = all.end();
