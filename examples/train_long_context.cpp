@@ -9,13 +9,9 @@
 #include <string>
 
 #include "support/arguments.hpp"
+#include "support/blas_threads.hpp"
 #include "support/svg.hpp"
 #include "support/training_run.hpp"
-
-#if defined(RINGATTN_WITH_BLAS)
-// OpenBLAS's own; absent in other libraries.
-extern "C" void openblas_set_num_threads(int) __attribute__((weak));
-#endif
 
 namespace {
 
@@ -149,25 +145,25 @@ int main(int argc, char** argv) {
   arguments.add("--ranks", c.ranks, 1, "ranks of the ring (0: 2, or all of the MPI job)");
   arguments.add("--threads", plan.threads, 1, "threads of each rank");
   arguments.add("--comm", c.comm, {"inprocess", "mpi"}, "ranks are threads, or processes started by mpirun");
-  arguments.add("--precision", c.precision, {"fp32", "fp64"}, "");
+  arguments.add("--precision", c.precision, {"fp32", "fp64"}, "of everything");
   arguments.add("--data", c.data, "file of bytes or FASTA, maybe .gz (empty: the C++ library's headers)");
   arguments.add("--seq", m.seq, 1, "bytes of a window");
   arguments.add("--batch", m.batch, 1, "windows of a step");
-  arguments.add("--layers", m.layers, 1, "");
-  arguments.add("--width", m.width, 1, "");
+  arguments.add("--layers", m.layers, 1, "decoder layers");
+  arguments.add("--width", m.width, 1, "of the tokens between layers");
   arguments.add("--heads", m.heads, 1, "width / heads must be 32 or 64");
-  arguments.add("--kv-heads", m.kv_heads, 1, "divides heads (0: heads)");
+  arguments.add("--kv-heads", m.kv_heads, 1, "divides heads (0: half of heads, if even)");
   arguments.add("--hidden", m.hidden, 1, "of the feed-forward (0: 8/3 width)");
   arguments.add("--block", m.block, 1, "tokens at a time outside attention");
   arguments.add("--tied", m.tied, "the head is the embedding");
   arguments.add("--keep-attention", m.keep_attention, "keep attention's output instead of computing it again");
   arguments.add("--zero-attention", m.zero_attention, "ablation: attention gives zero");
-  arguments.add("--steps", plan.steps, 1, "");
+  arguments.add("--steps", plan.steps, 1, "of the optimiser");
   arguments.add("--seconds", plan.seconds, "of training at most; 0: no limit (and the same bits every time)");
   arguments.add("--rate", plan.train.peak_rate, "largest learning rate");
   arguments.add("--warm-up", plan.train.warm_up, 1, "steps");
   arguments.add("--decay", plan.train.adamw.weight_decay, "weight decay");
-  arguments.add("--seed", seed, 0, "");
+  arguments.add("--seed", seed, 0, "of weights and windows");
   arguments.add("--eval-every", plan.eval_every, 1, "steps");
   arguments.add("--eval-bytes", plan.eval_tokens, 1, "held-out bytes judged at the end");
   arguments.add("--table-steps", c.table_steps, 0, "steps on each ring of the table at the end; 0: no table");
@@ -175,13 +171,14 @@ int main(int argc, char** argv) {
   arguments.add("--log", plan.log, "file for one line per step");
   arguments.parse(argc, argv);
   plan.train.seed = std::uint64_t(seed);
-  if (m.kv_heads == 0) m.kv_heads = m.heads;
+  if (m.kv_heads == 0) m.kv_heads = m.heads % 2 == 0 ? m.heads / 2 : m.heads;
   if (m.hidden == 0) m.hidden = (m.width * 8 / 3 + 15) / 16 * 16;
   if (m.width % m.heads != 0 || (m.width / m.heads != 32 && m.width / m.heads != 64))
     arguments.fail("--width " + std::to_string(m.width) + " / --heads " + std::to_string(m.heads) +
                    " must be 32 or 64");
   if (m.heads % m.kv_heads != 0)
     arguments.fail("--kv-heads " + std::to_string(m.kv_heads) + " does not divide --heads " + std::to_string(m.heads));
+  if (c.ranks > 1024 || plan.threads > 1024) arguments.fail("--ranks and --threads take at most 1024");
   if (c.table_steps > 5) arguments.fail("--table-steps takes at most 5");
 #if !defined(RINGATTN_WITH_MPI)
   if (c.comm == "mpi") arguments.fail("--comm mpi: this program was built without MPI");
@@ -190,10 +187,12 @@ int main(int argc, char** argv) {
   std::filesystem::create_directories(c.out, error);
   if (!std::filesystem::is_directory(c.out)) arguments.fail("--out: cannot make the directory '" + c.out + "'");
 
-#if defined(RINGATTN_WITH_BLAS)
-  // Every rank calls BLAS from its own thread; threads inside BLAS would only fight over the cores.
-  if (openblas_set_num_threads != nullptr) openblas_set_num_threads(1);
-#endif
+  if (!plan.log.empty()) {
+    std::FILE* const file = std::fopen(plan.log.c_str(), "w");
+    if (file == nullptr) arguments.fail("--log: cannot write '" + plan.log + "'");
+    std::fclose(file);
+  }
+  single_threaded_blas();
 
   Corpus corpus;
   try {

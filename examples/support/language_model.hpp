@@ -30,8 +30,8 @@ template <class Precision_, class Communicator_, int head_dim_> struct DecoderPo
 
 struct ModelShape {
   int64_t batch = 1, seq = 2048, layers = 4, width = 128, heads = 4, kv_heads = 2, hidden = 344;
-  int64_t block = 128;  ///< tokens at a time in everything but attention
-  bool tied = false;    ///< the head is the embedding
+  int64_t block = 64;  ///< tokens at a time in everything but attention
+  bool tied = false;   ///< the head is the embedding
   bool keep_attention = false;
   bool zero_attention = false;  ///< ablation: the attention's output is zero and stays so
 };

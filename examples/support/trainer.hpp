@@ -11,7 +11,7 @@ namespace example {
 
 struct TrainOptions {
   std::uint64_t seed = 1;
-  double peak_rate = 3e-3;
+  double peak_rate = 5e-3;
   int64_t warm_up = 20;  ///< steps
   AdamWOptions adamw;
 };

@@ -19,8 +19,8 @@ namespace example {
 struct RunPlan {
   ModelShape model;
   TrainOptions train;
-  int64_t steps = 400;
-  double seconds = 0;           ///< stops then, and lets the learning rate fall in time; 0: no limit
+  int64_t steps = 600;
+  double seconds = 210;           ///< stops then, and lets the learning rate fall in time; 0: no limit
   int64_t threads = 1;          ///< of each rank
   int64_t eval_every = 50;      ///< steps
   int64_t eval_tokens = 65536;  ///< held-out bytes judged at the end; an eighth of them on the way
