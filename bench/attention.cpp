@@ -98,7 +98,8 @@ int main(int argc, char** argv) {
   try {
     JsonLines json(options.text("--json", ""));
     std::regex const only(options.text("--only", ""));
-    Json const where = machine();
+    Json where = machine();
+    if (!options.has("--list")) where.set("read_gb_per_s", read_gigabytes_per_second());
     bool header = false;
     for (Shape const& shape : shapes)
       for (bool backward : {false, true})

@@ -140,4 +140,19 @@ inline double peak_gflops(Unit unit, int threads) {
   return sum;
 }
 
+/// GB/s at which one thread reads memory that no cache holds: the slope of the roofline.
+inline double read_gigabytes_per_second() {
+  using Clock = std::chrono::steady_clock;
+  std::vector<std::uint64_t> memory(size_t(1) << 25, 1);  // 256 MiB
+  double best = 0;
+  for (int i = 0; i < 3; ++i) {
+    auto const start = Clock::now();
+    std::uint64_t sum = 0;
+    for (std::uint64_t x : memory) sum += x;
+    asm volatile("" : : "r"(sum));
+    best = std::max(best, double(memory.size() * 8) / std::chrono::duration<double>(Clock::now() - start).count());
+  }
+  return best * 1e-9;
+}
+
 }  // namespace bench

@@ -53,6 +53,9 @@ class TracedCpu : public Cpu {
   void finish_backward(BackwardStep<K, HostSpace> const& s, View<typename K::Element, HostSpace> const& dq) {
     timed([&] { Cpu::template finish_backward<K>(s, dq); });
   }
+  template <class A, class W> void accumulate(A const* mine, W const* arriving, W* sum, int64_t n) {
+    timed([&] { Cpu::accumulate(mine, arriving, sum, n); });
+  }
 
  private:
   template <class F> void timed(F&& f) {
