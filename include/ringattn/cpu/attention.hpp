@@ -100,11 +100,13 @@ template <class K> class Forward {
     int64_t const b = panel / count_.tiles / count_.heads, h = panel / count_.tiles % count_.heads;
     auto const [rows, first] = query_tile(step_.q_rows, S::tile.q, panel % count_.tiles);
     for (int64_t r = 0; r < rows.count; ++r) {
-      A const m = max(panel)[r], total = sum(panel)[r], factor = softmax::normaliser(total);
+      A const top = max(panel)[r], total = sum(panel)[r];
+      bool const undefined = total == 0 && top != softmax::minus_infinity<A>;
+      A const factor = undefined ? std::numeric_limits<A>::quiet_NaN() : softmax::normaliser(total);
       A const* const o = out(panel) + r / S::lanes * S::value_rows * S::lanes + r % S::lanes;
       E* const to = result.out.row(b, first + r, h);
       for (int d = 0; d < S::value; ++d) to[d * result.out.stride[3]] = convert<E>(o[d * S::lanes] * factor);
-      if (result.lse) result.lse(b, first + r, h, 0) = softmax::lse(m, total);
+      if (result.lse) result.lse(b, first + r, h, 0) = undefined ? factor : softmax::lse(top, total);
     }
   }
 
@@ -166,6 +168,7 @@ template <class K> class Forward {
       A alpha[S::lanes];
       A* const s = mine.scores + begin * S::lanes;
       softmax_rows<S::lanes>(s, n, max(panel.index) + w0, sum(panel.index) + w0, alpha);
+      mark_seen(max(panel.index) + w0, position, std::min<int64_t>(S::lanes, q.count - w0), k.slice(begin, n));
 
       if (careful)
         for (int i = 0; i < n; ++i)
@@ -182,6 +185,18 @@ template <class K> class Forward {
           tile_product<Into::rescale_add, S::lanes, 1, S::rows>(v, s, n, to, S::lanes, alpha);
       }
     }
+  }
+
+  /// A row all of whose visible scores are -inf has no softmax (0/0), unlike one that sees no key: it gets the lowest
+  /// finite maximum instead of -inf, which `finish` tells from the other by.
+  void mark_seen(A* max, int64_t const* position, int64_t lanes, Rows k) const {
+    for (int64_t w = 0; w < lanes; ++w)
+      if (max[w] == softmax::minus_infinity<A>)
+        for (int64_t i = 0; i < k.count; ++i)
+          if (step_.mask.visible(position[w], k.at(i))) {
+            max[w] = std::numeric_limits<A>::lowest();
+            break;
+          }
   }
 
   Step const& step_;
