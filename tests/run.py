@@ -83,8 +83,8 @@ def introspect(build, what):
     return json.loads(done.stdout)
 
 
-def build_and_test(folder, wanted, options=(), env=(), patience=1):
-    """Configures (once), builds what the wanted tests need (everything, for the main build) and runs them."""
+def build_and_test(folder, wanted, options=(), env=(), patience=1, everything=False):
+    """Configures (once), builds what the wanted tests need (or everything) and runs them."""
     build = source / folder
     env = {**os.environ, **dict(env)}
     if not (build / "build.ninja").is_file() and shell("meson", "setup", build, *options, env=env):
@@ -94,7 +94,7 @@ def build_and_test(folder, wanted, options=(), env=(), patience=1):
     tests = [t for t in introspect(build, "--tests") if wanted({s.split(":")[-1] for s in t["suite"]})]
     needs = {t["name"]: [c for c in t["cmd"] if c in executables] for t in tests}
     targets = sorted({os.path.relpath(p, build) for paths in needs.values() for p in paths})
-    broken = shell("ninja", "-C", build, "-k", "0", *([] if build == main_build else targets), env=env)
+    broken = shell("ninja", "-C", build, "-k", "0", *([] if everything else targets), env=env)
 
     ready = [t for t in tests if all(pathlib.Path(p).exists() for p in needs[t["name"]])]
     counts = {k: 0 for k in kinds}
@@ -211,7 +211,8 @@ def main():
     arguments = parser.parse_args()
     start = time.monotonic()
 
-    stage("build and tests", build_and_test, "build", (lambda s: True) if arguments.full else everyday)
+    stage("build and tests", build_and_test, "build", (lambda s: True) if arguments.full else everyday,
+          everything=arguments.full)
     if arguments.full:
         stage("formatting", formatting)
         stage("documentation", documentation)
