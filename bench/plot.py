@@ -109,7 +109,7 @@ def roofline(source, target):
         svg.text(left - 6, y + 4, f"{2.0 ** e:g}", 11, "end", PALE)
     svg.text((left + right) / 2, bottom + 36, "FLOP per byte of q, k, v, out and their gradients", 12, "middle")
     svg.text(24, (top + bottom) / 2, "GFLOP/s", 12, "middle", turn=-90)
-    bandwidth = rows[-1].get("machine", {}).get("read_gb_per_s")
+    bandwidth = max(r.get("machine", {}).get("read_gb_per_s", 0) for r in rows)
     if bandwidth:
         # From the left edge, or where the slope enters from below, to the highest peak.
         x1, x2 = max(2 ** x_low, 2 ** y_low / bandwidth), max(peaks.values()) / bandwidth

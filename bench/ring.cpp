@@ -209,8 +209,9 @@ int main(int argc, char** argv) {
   try {
     JsonLines json(options.text("--json", ""));
     int const threads = int(options.number("--threads", cores));
-    std::printf("%-34s %9s %9s %7s  %-14s %8s %9s %9s  traffic\n", "case", "one ms", "ring ms", "cost %", "min..max",
-                "overlap", "wait ms", "serial");
+    std::FILE* const table = options.text("--json", "") == "-" ? stderr : stdout;
+    std::fprintf(table, "%-34s %9s %9s %7s  %-14s %8s %9s %9s  traffic\n", "case", "one ms", "ring ms", "cost %",
+                 "min..max", "overlap", "wait ms", "serial");
     for (auto const& precision : options.list("--precision", "fp32"))
       for (auto const& mask : options.list("--mask", "full,causal"))
         for (auto const& pass : options.list("--pass", "forward,backward"))
@@ -238,14 +239,14 @@ int main(int argc, char** argv) {
                 serial = std::max(serial, r.number_or("wait_without_overlap_s", 0));
               }
               bool const as_planned = m.find("as_planned")->number() != 0;
-              std::printf("%-34s %9.2f %9.2f %7.1f  %6.1f..%-6.1f %8.3f %9.2f %9.2f  %.0f messages, %.1f MiB%s\n",
-                          name.c_str(), 1e3 * m.find("one_rank_s")->number_or("median", NAN),
-                          1e3 * m.find("ring_s")->number_or("median", NAN), cost,
-                          100 * (ratio.number_or("min", NAN) - 1), 100 * (ratio.number_or("max", NAN) - 1),
-                          m.find("overlap_gain")->number_or("median", NAN), 1e3 * wait, 1e3 * serial,
-                          m.find("messages")->number_or("sent", 0), m.find("bytes")->number_or("sent", 0) / 1048576,
-                          as_planned ? ", as planned" : ", NOT AS PLANNED");
-              std::fflush(stdout);
+              std::fprintf(
+                  table, "%-34s %9.2f %9.2f %7.1f  %6.1f..%-6.1f %8.3f %9.2f %9.2f  %.0f messages, %.1f MiB%s\n",
+                  name.c_str(), 1e3 * m.find("one_rank_s")->number_or("median", NAN),
+                  1e3 * m.find("ring_s")->number_or("median", NAN), cost, 100 * (ratio.number_or("min", NAN) - 1),
+                  100 * (ratio.number_or("max", NAN) - 1), m.find("overlap_gain")->number_or("median", NAN), 1e3 * wait,
+                  1e3 * serial, m.find("messages")->number_or("sent", 0),
+                  m.find("bytes")->number_or("sent", 0) / 1048576, as_planned ? ", as planned" : ", NOT AS PLANNED");
+              std::fflush(table);
               failed += !as_planned;
               if (options.has("--check")) failed += !(cost <= options.number("--check", 3));
             }
