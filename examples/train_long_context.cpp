@@ -23,7 +23,7 @@ struct Choices {
 };
 
 void print_rows(RunPlan const& plan, std::vector<RingRow> const& rows) {
-  std::printf("\nThe same training, %lld bytes at a time, on rings of different sizes; bytes per rank:\n\n",
+  std::printf("\nThe first steps of this training again, %lld bytes at a time; bytes per rank:\n\n",
               static_cast<long long>(plan.model.batch * plan.model.seq));
   std::printf("| ranks | activations + workspace | of one rank's | weights + optimiser | loss, bits/byte | s/step |\n");
   std::printf("|------:|------------------------:|--------------:|--------------------:|----------------:|-------:|\n");
@@ -31,6 +31,10 @@ void print_rows(RunPlan const& plan, std::vector<RingRow> const& rows) {
     std::printf("| %5d | %19.2f MiB | %13.3f | %15.2f MiB | %15.9f | %6.3f |\n", r.ranks,
                 double(r.activations) / 1048576, double(r.activations) / double(rows.front().activations),
                 double(r.weights) / 1048576, r.loss, r.seconds_per_step);
+  if (rows.size() > 1)
+    std::printf(
+        "\nOne rank alone needs no buffers for blocks that travel; from two on, bytes are a constant for one block's\n"
+        "scratch, and a part that halves.\n");
 }
 
 void plot(Choices const& c, RunPlan const& plan, Curve const& curve, std::vector<RingRow> const& rows) {

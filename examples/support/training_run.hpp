@@ -20,7 +20,7 @@ struct RunPlan {
   ModelShape model;
   TrainOptions train;
   int64_t steps = 600;
-  double seconds = 210;           ///< stops then, and lets the learning rate fall in time; 0: no limit
+  double seconds = 210;         ///< stops then, and lets the learning rate fall in time; 0: no limit
   int64_t threads = 1;          ///< of each rank
   int64_t eval_every = 50;      ///< steps
   int64_t eval_tokens = 65536;  ///< held-out bytes judged at the end; an eighth of them on the way
@@ -111,6 +111,7 @@ template <class P> Curve train(typename P::Communicator& comm, RunPlan const& pl
     log.line("%lld,%.2f,%lld,%.4f,,%.0f,%.3f\n", static_cast<long long>(step + 1), elapsed + took,
              static_cast<long long>((step + 1) * step_tokens), bits, speed, hidden);
   }
+  if (first) bar->update(double(plan.steps), "done");
   curve.seconds = std::chrono::duration<double>(Clock::now() - start).count();
   curve.tokens_per_second = double(curve.train.size()) * double(step_tokens) / std::max(training, 1e-9);
   return curve;
@@ -124,7 +125,8 @@ struct RingRow {
   double loss = 0, seconds_per_step = 0;
 };
 
-/// The first steps of the same training; collective. The first step, which touches all memory, is not timed.
+/// The first steps of the same training; collective. The first of several steps, which touches
+/// all memory, is not timed.
 template <class P>
 RingRow measure(typename P::Communicator& comm, RunPlan const& plan, Corpus const& corpus, int64_t steps) {
   typename P::Backend backend({.threads = int(plan.threads)});
@@ -136,7 +138,7 @@ RingRow measure(typename P::Communicator& comm, RunPlan const& plan, Corpus cons
   auto start = std::chrono::steady_clock::now();
   for (int64_t i = 0; i < steps; ++i) {
     row.loss = trainer.step(corpus.train(), double(i) / double(plan.steps));
-    if (i == 0) start = std::chrono::steady_clock::now();
+    if (i == 0 && steps > 1) start = std::chrono::steady_clock::now();
   }
   double const seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   row.seconds_per_step = seconds / double(std::max<int64_t>(1, steps - 1));
