@@ -92,7 +92,8 @@ def build_and_test(folder, wanted, options=(), env=(), patience=1, everything=Fa
     shell("ninja", "-C", build, "build.ninja", env=env, stdout=subprocess.DEVNULL)  # configures anew if needed
     executables = {f for t in introspect(build, "--targets") if t["type"] == "executable" for f in t["filename"]}
     tests = [t for t in introspect(build, "--tests") if wanted({s.split(":")[-1] for s in t["suite"]})]
-    needs = {t["name"]: [c for c in t["cmd"] if c in executables] for t in tests}
+    # The program itself has an absolute path, one that is started by mpirun or a shell a path from the build folder.
+    needs = {t["name"]: [str(build / c) for c in t["cmd"] if str(build / c) in executables] for t in tests}
     targets = sorted({os.path.relpath(p, build) for paths in needs.values() for p in paths})
     broken = shell("ninja", "-C", build, "-k", "0", *([] if everything else targets), env=env)
 
