@@ -33,7 +33,7 @@ template <int N> struct Runs {
 };
 
 /// How many rows a range of runs has.
-template <class R> RINGATTN_HD constexpr int64_t count_rows(R const& runs) {
+template <class R> constexpr int64_t count_rows(R const& runs) {
   int64_t n = 0;
   for (Rows const& r : runs) n += r.count;
   return n;
