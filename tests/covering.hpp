@@ -101,7 +101,8 @@ struct CoveringCount {
   double worst = 0;
   ~CoveringCount() {
     write_report("covering_" + std::to_string(part),
-                 {{"covering_rows_run", double(rows)}, {"covering_worst_error_over_tolerance", worst}});
+                 {{"covering_rows_run", double(rows)},
+                  {"covering_" + std::to_string(part) + "_worst_error_over_tolerance", worst}});
   }
 };
 inline CoveringCount covering_count;

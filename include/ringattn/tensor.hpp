@@ -42,8 +42,10 @@ struct Extents {
 };
 
 inline std::string to_string(Extents const& e) {
-  return "[" + std::to_string(e.batch) + ", " + std::to_string(e.seq) + ", " + std::to_string(e.heads) + ", " +
-         std::to_string(e.dim) + "]";
+  std::string s = "[";
+  for (int64_t n : {e.batch, e.seq, e.heads, e.dim}) s += std::to_string(n) + ", ";
+  s.replace(s.size() - 2, 2, "]");
+  return s;
 }
 
 /// A non-owning strided tensor. Any permutation of the axes, any padding; strides count elements.
