@@ -100,8 +100,8 @@ template <class P> void run_case(std::uint64_t seed, long number) {
       input_class_names[size_t(input)], verdict.text().c_str(), differs.c_str(), late.c_str());
 }
 
-using Case_ = void (*)(std::uint64_t, long);
-constexpr Case_ policies[] = {
+using RunCase = void (*)(std::uint64_t, long);
+constexpr RunCase policies[] = {
     run_case<Pol<Full, Fp32, 8, 8, FixedTiles<8, 8>>>,
     run_case<Pol<Causal, Fp32, 16, 8, FixedTiles<16, 8>, Serial>>,
     run_case<Pol<SlidingWindow, Fp32, 8, 8, FixedTiles<8, 16>>>,
