@@ -71,6 +71,17 @@ TEST_CASE("feed_forward: SwiGLU") {
   check_block<SwiGlu>([](double gate, double value) { return silu(gate) * value; });
 }
 
+TEST_CASE("feed_forward: with a matrix product of the user's") {
+  Random random(42);
+  Numbers const x = random_numbers(random, 5 * 4), up = random_numbers(random, 4 * 6),
+                down = random_numbers(random, 3 * 4);
+  FeedForwardWeights<double const> const w{matrix(up, 4, 6), matrix(down, 3, 4)};
+  Numbers a(x.size()), b(x.size());
+  FeedForward<double, SwiGlu, PlainGemm>({.width = 4, .hidden = 3}).forward(w, matrix(x, 5, 4), matrix(a, 5, 4));
+  FeedForward<double, SwiGlu>({.width = 4, .hidden = 3}).forward(w, matrix(x, 5, 4), matrix(b, 5, 4));
+  CHECK(difference(a, b) < 1e-14);
+}
+
 TEST_CASE("feed_forward: float activations keep float's precision") {
   for (float x = -90; x <= 90; x += 0.37f) {
     CAPTURE(x);

@@ -2,7 +2,9 @@
 // Layers on rings of 1, 2, 3 and 4 against whole layers by plain loops: outputs, all gradients, any block, kept or not.
 #include <ringattn/comm/in_process.hpp>
 
+#include <atomic>
 #include <chrono>
+#include <mutex>
 
 #include "conformance.hpp"
 #include "layer_reference.hpp"
@@ -179,6 +181,8 @@ Result run_cross_layer(Shape const& s, int ranks, int64_t block, bool keep, Numb
 
 }  // namespace
 
+template class ringattn::Layer<Encoder, Gelu, PlainGemm>;  // a matrix product that the user brings
+
 TEST_CASE("layer: decoder, zigzag, SwiGLU") { check_layer<DecoderZigZag, SwiGlu>(decoder_shape, 61); }
 TEST_CASE("layer: decoder, striped, GELU") { check_layer<DecoderStriped, Gelu>(decoder_shape, 62); }
 TEST_CASE("layer: encoder") {
@@ -248,5 +252,31 @@ TEST_CASE("layer: what is wrong is said on every rank") {
     CHECK_THROWS_AS(plan([](auto& o) { o.attention.block = 0; }), Error);
     CHECK_THROWS_AS(plan([](auto& o) { o.attention.rope_base = -1; }), Error);
     CHECK_THROWS_AS(plan([](auto& o) { o.attention.ring.problem.kv_heads = 3; }), Error);
+  }
+}
+
+TEST_CASE("layer: what differs between ranks is said on every rank") {
+  for (int const ranks : {2, 3}) {
+    auto const plan = [&](auto change) {
+      std::atomic<int> told{0};
+      run_ranks(ranks,
+                [&](InProcess& comm) {
+                  naive::Backend backend;
+                  Layer<DecoderZigZag>::Options o{.attention = self_options<DecoderZigZag>(decoder_shape, 64, false),
+                                                  .hidden = 8};
+                  if (comm.rank() == ranks - 1) change(o);
+                  try {
+                    Layer<DecoderZigZag> layer(backend, comm, o);
+                  } catch (Error const& e) {
+                    told += e.code() == ErrorCode::contract_mismatch && e.rank() == ranks - 1;
+                  }
+                },
+                {.deadline = 20s});
+      return told == ranks;
+    };
+    CHECK(plan([](auto& o) { o.attention.width = 7; }));
+    CHECK(plan([](auto& o) { o.attention.rope_base = 7; }));
+    CHECK(plan([](auto& o) { o.attention.block = 0; }));
+    CHECK(plan([](auto& o) { o.hidden = 9; }));
   }
 }

@@ -2,7 +2,9 @@
 // The attention half of a layer: norm, projections, RoPE and the ring, over one rank's shard.
 #pragma once
 
+#include <array>
 #include <optional>
+#include <vector>
 
 #include "../ring_attention.hpp"
 #include "gemm.hpp"
@@ -10,6 +12,29 @@
 #include "rope.hpp"
 
 namespace ringattn::inline RINGATTN_ABI {
+
+namespace detail {
+
+struct NamedNumber {
+  char const* name;
+  double value;
+};
+
+/// Compares numbers that must be equal on every rank; where they are not, every rank throws the same
+/// Error{contract_mismatch}. Collective.
+template <class C, size_t N> void agree_on(C& comm, NamedNumber const (&numbers)[N]) {
+  std::array<double, N> mine;
+  for (size_t i = 0; i < N; ++i) mine[i] = numbers[i].value;
+  std::vector<std::array<double, N>> all(static_cast<size_t>(comm.size()));
+  all_gather(comm, mine, std::span(all), "plan: transformer");
+  for (size_t i = 0; i < N; ++i)
+    for (size_t r = 1; r < all.size(); ++r)
+      if (all[r][i] != all[0][i])
+        throw Error(ErrorCode::contract_mismatch, int(r), numbers[i].name, std::to_string(all[0][i]) + " as on rank 0",
+                    std::to_string(all[r][i]));
+}
+
+}  // namespace detail
 
 /// Weights, or their gradients.
 template <class T> struct AttentionWeights {
@@ -79,9 +104,9 @@ template <class P, class G = DefaultGemm> class AttentionBlock {
             .out = c.take(o.out_width(), o.width)};
   }
 
-  /// Collective. Throws as RingAttention, and Error{invalid_argument} for sizes that are not positive.
+  /// Collective. Throws as RingAttention; the other options, too, must be legal and equal on every rank.
   AttentionBlock(Backend& backend, Communicator& comm, Options const& options)
-      : o_(checked(options.resolved())), ring_(backend, comm, o_.ring) {
+      : o_(checked(comm, options.resolved())), ring_(backend, comm, o_.ring) {
     if (o_.rope_base != 0) {
       q_rope_ = Rope<T>(ring_.rows(), P::head_dim, o_.rope_base);
       k_rope_ = Rope<T>(ring_.kv_rows(), P::head_dim, o_.rope_base);
@@ -193,7 +218,14 @@ template <class P, class G = DefaultGemm> class AttentionBlock {
   }
 
  private:
-  static Options checked(Options const& o) {
+  /// Compared first: an error in what is equal everywhere is then thrown everywhere.
+  static Options checked(Communicator& comm, Options const& o) {
+    detail::agree_on(comm, {{"attention: width", double(o.width)},
+                            {"attention: source_width", double(o.source_width)},
+                            {"attention: rope_base", o.rope_base},
+                            {"attention: epsilon", o.epsilon},
+                            {"attention: block", double(o.block)},
+                            {"attention: keep", double(o.keep)}});
     detail::check_at_least(o.width, 1, "attention: width");
     detail::check_at_least(o.source_width, 1, "attention: source_width");
     detail::check_at_least(o.block, 1, "attention: block");

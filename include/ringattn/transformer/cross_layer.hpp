@@ -48,8 +48,9 @@ template <class Self, class Cross, class Activation = SwiGlu, class G = DefaultG
     KeptAttention<T> self, cross;
   };
 
+  /// Collective. Throws as AttentionBlock and FeedForward.
   CrossLayer(typename Self::Backend& backend, typename Self::Communicator& comm, Options const& o)
-      : self_(backend, comm, o.self),
+      : self_(backend, comm, agreed(comm, o).self),
         cross_(backend, comm, matching(o)),
         width_(o.self.width),
         block_(std::clamp<int64_t>(std::max(self_.tokens(), cross_.source_tokens()), 1, o.self.block)),
@@ -120,6 +121,10 @@ template <class Self, class Cross, class Activation = SwiGlu, class G = DefaultG
   }
 
  private:
+  static Options const& agreed(typename Self::Communicator& comm, Options const& o) {
+    detail::agree_on(comm, {{"layer: hidden", double(o.hidden)}});
+    return o;
+  }
   static typename CrossAttention::Options matching(Options const& o) {
     typename CrossAttention::Options cross = o.cross;
     if (cross.source_width == 0) cross.source_width = cross.width;

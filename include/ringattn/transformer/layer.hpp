@@ -89,8 +89,9 @@ template <class P, class Activation = SwiGlu, class G = DefaultGemm> class Layer
     KeptAttention<T> attention;
   };
 
+  /// Collective. Throws as AttentionBlock and FeedForward.
   Layer(typename P::Backend& backend, typename P::Communicator& comm, Options const& o)
-      : attention_(backend, comm, o.attention),
+      : attention_(backend, comm, agreed(comm, o).attention),
         width_(o.attention.width),
         block_(std::clamp<int64_t>(attention_.tokens(), 1, o.attention.block)),
         half_({.width = width_, .hidden = o.hidden, .block = block_}, o.attention.epsilon),
@@ -141,6 +142,11 @@ template <class P, class Activation = SwiGlu, class G = DefaultGemm> class Layer
   }
 
  private:
+  static Options const& agreed(typename P::Communicator& comm, Options const& o) {
+    detail::agree_on(comm, {{"layer: hidden", double(o.hidden)}});
+    return o;
+  }
+
   /// h = x + Attention(norm x) of a block of tokens.
   void after_attention(ConstWeights const& w, Checkpoint const& c, int64_t i, Matrix<T> h) {
     for (int64_t r = 0; r < h.rows; ++r) std::copy_n(c.x.row(i + r), width_, h.row(r));
