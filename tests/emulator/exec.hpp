@@ -195,6 +195,14 @@ template <class T> inline void set(uint32_t* row, int lane, T value) {
   }
 }
 
+/// From a register that may be wider than the type: st.u32 and cvt.s64.s32 of 64 bits.
+template <class T> inline T get_narrow(uint32_t const* row, int lane, uint8_t width) {
+  if constexpr (sizeof(T) < 8) {
+    if (width == 8) row += lane;  // 64-bit lanes lie two words apart
+  }
+  return get<T>(row, lane);
+}
+
 /// Into a register that may be wider than the type: ld.u8 into 16 bits, cvt.s16 into 32.
 template <class T> inline void set_wide(uint32_t* row, int lane, T value, uint8_t width) {
   if constexpr (sizeof(T) < 8 && std::is_integral_v<T>) {

@@ -44,12 +44,10 @@ inline uint32_t narrow(double value, int exponent, int mantissa, Round round) {
 }
 
 inline float f16_to_float(uint16_t bits) {
-  int const exponent = bits >> 10 & 31;
-  float const mantissa = static_cast<float>(bits & 1023);
-  float magnitude = exponent == 0 ? std::ldexp(mantissa, -24) : std::ldexp(mantissa + 1024, exponent - 25);
-  if (exponent == 31)
-    magnitude = mantissa == 0 ? std::numeric_limits<float>::infinity() : std::numeric_limits<float>::quiet_NaN();
-  return bits & 0x8000 ? -magnitude : magnitude;
+  uint32_t const magnitude = bits & 0x7fffu, sign = (bits & 0x8000u) << 16;
+  if (magnitude >= 0x7c00) return std::bit_cast<float>(sign | 0x7f800000u | (magnitude & 0x3ff) << 13);
+  float const scaled = std::bit_cast<float>(magnitude << 13) * 0x1p112f;  // subnormals come out right as well
+  return std::bit_cast<float>(sign | std::bit_cast<uint32_t>(scaled));
 }
 inline float bf16_to_float(uint16_t bits) { return std::bit_cast<float>(uint32_t{bits} << 16); }
 

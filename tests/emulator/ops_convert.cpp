@@ -31,7 +31,7 @@ template <class D, class S> void integer(Warp& w, Instruction const& i, uint32_t
   uint32_t const* const a = w.source<S>(i.op[1]);
   uint8_t const width = i.op[0].width;
   for_lanes(lanes, [&](int l) {
-    S v = get<S>(a, l);
+    S const v = get_narrow<S>(a, l, i.op[1].width);
     if (i.saturate) {
       __int128 const wide = v;
       D const lowest = std::numeric_limits<D>::min(), highest = std::numeric_limits<D>::max();
@@ -111,7 +111,7 @@ template <class S> void integer_to_float(Warp& w, Instruction const& i, uint32_t
                    : i.kind == up        ? FE_UPWARD
                                          : FE_TONEAREST;
   for_lanes(lanes, [&](int l) {
-    S volatile const v = get<S>(a, l);
+    S volatile const v = get_narrow<S>(a, l, i.op[1].width);
     if (i.type == Type::f32 || i.type == Type::f64) std::fesetround(mode);
     if (i.type == Type::f32) {
       float volatile const r = static_cast<float>(v);  // one rounding, also from 64 bits

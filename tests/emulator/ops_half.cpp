@@ -39,10 +39,12 @@ double sum(double a, double b, double) { return a + b; }
 double difference(double a, double b, double) { return a - b; }
 double product(double a, double b, double) { return a * b; }
 double fused(double a, double b, double c) { return std::fma(a, b, c); }
-double smaller(double a, double b, double) { return std::isnan(a) ? b : std::isnan(b) ? a : std::fmin(a, b); }
-double larger(double a, double b, double) { return std::isnan(a) ? b : std::isnan(b) ? a : std::fmax(a, b); }
-double smaller_nan(double a, double b, double) { return std::isnan(a) || std::isnan(b) ? NAN : std::fmin(a, b); }
-double larger_nan(double a, double b, double) { return std::isnan(a) || std::isnan(b) ? NAN : std::fmax(a, b); }
+double less(double a, double b) { return a < b || (a == b && std::signbit(a)) ? a : b; }  // -0 is less than +0
+double more(double a, double b) { return a > b || (a == b && std::signbit(b)) ? a : b; }
+double smaller(double a, double b, double) { return std::isnan(a) ? b : std::isnan(b) ? a : less(a, b); }
+double larger(double a, double b, double) { return std::isnan(a) ? b : std::isnan(b) ? a : more(a, b); }
+double smaller_nan(double a, double b, double) { return std::isnan(a) || std::isnan(b) ? NAN : less(a, b); }
+double larger_nan(double a, double b, double) { return std::isnan(a) || std::isnan(b) ? NAN : more(a, b); }
 double negated(double a, double, double) { return -a; }
 double magnitude(double a, double, double) { return std::fabs(a); }
 double power(double a, double, double) { return std::exp2(a); }

@@ -80,6 +80,17 @@ template <class T> T extract(T a, uint32_t position, uint32_t length) {
   }
   return r;
 }
+uint32_t mask_of(uint32_t position, uint32_t length) {  // bmsk: ones from a bit on
+  if (position >= 32 || length == 0) return 0;
+  return static_cast<uint32_t>((uint64_t{1} << std::min(length, 32u)) - 1) << position;
+}
+template <bool Clamp> uint32_t mask_bits(uint32_t position, uint32_t length) {
+  return Clamp ? mask_of(position, length) : mask_of(position & 31, length & 31);
+}
+template <class T, bool Clamp> T extend(T a, uint32_t length) {  // szext: the lowest bits, with sign or zeros above
+  if (!Clamp) length &= 31;
+  return length >= 32 ? a : extract<T>(a, 0, length);
+}
 template <class T> void insert(Warp& w, Instruction const& i, uint32_t lanes) {
   uint32_t const *const a = w.source<T>(i.op[1]), *const b = w.source<T>(i.op[2]);
   uint32_t const *const p = w.source<uint32_t>(i.op[3]), *const n = w.source<uint32_t>(i.op[4]);
@@ -412,6 +423,20 @@ void add_integer(Decoders& d) {
   d["lop3"] = [](Instruction& i, Modifiers const& m) {
     if (m.has("and") || m.has("or")) throw UnknownForm{};
     i.run = look_up;
+  };
+  d["bmsk"] = [](Instruction& i, Modifiers const& m) {
+    i.run = m.has("clamp") ? binary<uint32_t, uint32_t, uint32_t, mask_bits<true>>
+                           : binary<uint32_t, uint32_t, uint32_t, mask_bits<false>>;
+  };
+  d["szext"] = [](Instruction& i, Modifiers const& m) {
+    bool const clamp = m.has("clamp");
+    if (i.type == Type::s32) {
+      i.run = clamp ? binary<int32_t, int32_t, uint32_t, extend<int32_t, true>>
+                    : binary<int32_t, int32_t, uint32_t, extend<int32_t, false>>;
+    } else {
+      i.run = clamp ? binary<uint32_t, uint32_t, uint32_t, extend<uint32_t, true>>
+                    : binary<uint32_t, uint32_t, uint32_t, extend<uint32_t, false>>;
+    }
   };
   d["dp4a"] = [](Instruction& i, Modifiers const&) { i.run = dot4; };
 }

@@ -42,7 +42,7 @@ template <class T> void store(Warp& w, Instruction const& i, uint32_t lanes) {
   for_lanes(lanes, [&](int l) {
     uint64_t const address = w.address(i.op[0], l);
     T values[8];
-    for (int k = 0; k < i.vector; ++k) values[k] = get<T>(w.source<T>(i.op[1 + k]), l);
+    for (int k = 0; k < i.vector; ++k) values[k] = get_narrow<T>(w.source<T>(i.op[1 + k]), l, i.op[1 + k].width);
     uint8_t* const p = w.write(i.space, address, bytes, l, i.ordered, reinterpret_cast<uint8_t const*>(values));
     std::memcpy(p, values, bytes);
     if (i.ordered && in_shared(i, address)) publish(w, address);
