@@ -3,9 +3,11 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <barrier>
 #include <cmath>
 #include <cstring>
 #include <string>
+#include <thread>
 
 #include "check.cuh"
 
@@ -504,6 +506,62 @@ void test_devices() {
   CHECK_CUDA(cudaSetDevice(0));
 }
 
+/// Host threads as ranks of a ring, each with its streams; blocks travel by copies that wait for events of other
+/// threads.
+void test_ranks() {
+  int const ranks = 3, n = 128;
+  struct Rank {
+    float *block[2], *sum;
+    cudaStream_t compute, copies;
+    cudaEvent_t ready[2], used[2], sent[2];  // of the two halves of `block`
+  };
+  std::vector<Rank> all(ranks);
+  for (int r = 0; r < ranks; ++r) {
+    Rank& me = all[r];
+    me.block[0] = device_copy(std::vector<float>(n, static_cast<float>(r + 1)));
+    me.block[1] = device_array<float>(n);
+    me.sum = device_copy(std::vector<float>(n, 0.0f));
+    CHECK_CUDA(cudaStreamCreateWithFlags(&me.compute, cudaStreamNonBlocking));
+    CHECK_CUDA(cudaStreamCreateWithFlags(&me.copies, cudaStreamNonBlocking));
+    for (int half = 0; half < 2; ++half) {
+      CHECK_CUDA(cudaEventCreateWithFlags(&me.ready[half], cudaEventDisableTiming));
+      CHECK_CUDA(cudaEventCreateWithFlags(&me.used[half], cudaEventDisableTiming));
+      CHECK_CUDA(cudaEventCreateWithFlags(&me.sent[half], cudaEventDisableTiming));
+    }
+  }
+  CHECK_CUDA(cudaDeviceSynchronize());
+  std::barrier step_done(ranks);
+  auto body = [&](int r) {
+    Rank &me = all[r], &next = all[(r + 1) % ranks];
+    for (int step = 0; step < ranks; ++step) {
+      int const half = step % 2;
+      if (step > 0) CHECK_CUDA(cudaStreamWaitEvent(me.compute, me.ready[half], 0));
+      add<<<1, 64, 0, me.compute>>>(me.sum, me.block[half], n);
+      CHECK_CUDA(cudaEventRecord(me.used[half], me.compute));
+      step_done.arrive_and_wait();  // `used` of this step is recorded everywhere
+      if (step + 1 < ranks) {
+        // The receiver's other half must have been computed with and sent on, and this half must have arrived.
+        if (step > 0) {
+          CHECK_CUDA(cudaStreamWaitEvent(me.copies, next.used[1 - half], 0));
+          CHECK_CUDA(cudaStreamWaitEvent(me.copies, next.sent[1 - half], 0));
+          CHECK_CUDA(cudaStreamWaitEvent(me.copies, me.ready[half], 0));
+        }
+        CHECK_CUDA(cudaMemcpyAsync(next.block[1 - half], me.block[half], n * sizeof(float), cudaMemcpyDeviceToDevice,
+                                   me.copies));
+        CHECK_CUDA(cudaEventRecord(me.sent[half], me.copies));
+        CHECK_CUDA(cudaEventRecord(next.ready[1 - half], me.copies));
+      }
+      step_done.arrive_and_wait();  // `ready` of the next step is recorded everywhere
+    }
+    CHECK_CUDA(cudaStreamSynchronize(me.compute));
+    CHECK_CUDA(cudaStreamSynchronize(me.copies));
+  };
+  std::vector<std::thread> threads;
+  for (int r = 0; r < ranks; ++r) threads.emplace_back(body, r);
+  for (auto& t : threads) t.join();
+  for (Rank const& me : all) EXPECT(host_copy(me.sum, n)[n - 1] == 6);
+}
+
 // ---------------------------------------------------------------- errors
 void test_errors() {
   float* const x = device_array<float>(4);
@@ -552,6 +610,7 @@ int main() {
   test_legacy_stream();
   test_graph();
   test_devices();
+  test_ranks();
   test_errors();
   test_print();
   std::printf("%d failures\n", failures);

@@ -251,7 +251,8 @@ void Warp::leave(Instruction const& i, uint32_t run) {
   }
   Module const& module = *block.grid.launch.module;
   Instruction const& called = module.code[g.calls.back()];
-  for (auto const& [name, f] : module.functions) {
+  for (auto const& entry : module.functions) {
+    Function const* const f = entry.second.get();
     if (!f->defined || f->first != called.target) continue;
     for (size_t k = 0; k < f->results.size(); ++k) {
       for_lanes(run, [&](int lane) { local.copy(called.op[k].value, f->results[k].local, f->results[k].bytes, lane); });
