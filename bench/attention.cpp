@@ -58,25 +58,28 @@ void print(Result const& r) {
 /// One line per target that something was measured for; how many are below their gate.
 int check(std::vector<Result> const& results, Json const& targets) {
   int below = 0, tried = 0;
-  auto const line = [&](std::string const& name, double value, Json const& t) {
+  auto const line = [&](std::string const& name, double value, Json const& t, bool shared) {
     double const gate = t.number_or("gate", 0), goal = t.number_or("goal", gate);
     char const* const verdict = !(value >= gate) ? "BELOW" : value >= goal ? "goal" : "gate";
-    std::printf("%-6s %-42s %6.2f  gate %g, goal %g\n", verdict, name.c_str(), value, gate, goal);
+    std::printf("%-6s %-42s %6.2f  gate %g, goal %g%s\n", verdict, name.c_str(), value, gate, goal,
+                shared ? "  (other programs had part of the CPU)" : "");
     below += !(value >= gate);
     ++tried;
   };
+  auto const shared = [](Result const& r) { return r.median("cpu_per_thread") < 0.97; };
   bool const avx2 = std::strcmp(isa_name(), "avx2") == 0;
   if (Json const* list = targets.find(avx2 ? "avx2" : "percent"))
     for (auto const& [key, t] : list->members())
       for (Result const& r : results)
-        if (std::regex_search(r.name, std::regex(t.find("only")->text()))) line(r.name, r.median("percent"), t);
+        if (std::regex_search(r.name, std::regex(t.find("only")->text())))
+          line(r.name, r.median("percent"), t, shared(r));
   if (Json const* t = targets.find("speedup_of_two_threads"))
     for (Result const& one : results)
       for (Result const& two : results) {
         if (one.threads != 1 || two.threads != 2) continue;
         if (one.name.substr(0, one.name.size() - 1) != two.name.substr(0, two.name.size() - 1)) continue;
         if (std::regex_search(two.name, std::regex(t->find("only")->text())))
-          line(two.name + " speedup", two.median("gflops") / one.median("gflops"), *t);
+          line(two.name + " speedup", two.median("gflops") / one.median("gflops"), *t, shared(one) || shared(two));
       }
   std::printf("%d of %d targets are below their gate\n", below, tried);
   return below + (tried == 0);
