@@ -49,7 +49,7 @@ uint64_t SharedMemory::place(uint64_t address, uint32_t bytes, char const* what)
     inside = address >= static_shared && address + bytes <= static_shared + static_bytes_;
     at = address - static_shared;
   }
-  for (uint32_t i = 0; inside && i < bytes; ++i) inside = states_[at + i] != 0;
+  inside = inside && std::memchr(states_.data() + at, 0, bytes) == nullptr;
   if (!inside) {
     throw Fault("shared-memory overrun",
                 std::string(what) + " of " + std::to_string(bytes) + " bytes at shared address " + hex(address) +

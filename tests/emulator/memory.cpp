@@ -103,10 +103,11 @@ void Memory::bad_access(char const* what, uint64_t address, uint64_t bytes) cons
   uint64_t const offset = address - base_;
   for (uint64_t i = 0; i < bytes; ++i) {
     auto const state = static_cast<ByteState>(states_[offset + i]);
-    std::string const text = std::string(what) + " of " + std::to_string(bytes) + " bytes: " + describe(address + i);
-    if (state == ByteState::freed) throw Fault("use after free", text);
-    if (state == ByteState::none) throw Fault("out-of-bounds", text);
-    if (state == ByteState::poisoned && what[0] == 'r') throw Fault("uninitialised read", text);
+    char const* const kind = state == ByteState::freed                          ? "use after free"
+                             : state == ByteState::none                         ? "out-of-bounds"
+                             : state == ByteState::poisoned && what[0] == 'r' ? "uninitialised read"
+                                                                                : nullptr;
+    if (kind) throw Fault(kind, std::string(what) + " of " + std::to_string(bytes) + " bytes: " + describe(address + i));
   }
 }
 
