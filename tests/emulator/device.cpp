@@ -33,6 +33,17 @@ Runtime::Runtime() {
   machine.devices = static_cast<int>(setting("RINGATTN_EMULATOR_DEVICES", 4));
   budget_ = setting("RINGATTN_EMULATOR_BUDGET", uint64_t{1} << 32);
   random.seed(setting("RINGATTN_EMULATOR_SEED", 1));
+  std::thread([this] { run_when_idle(); }).detach();
+}
+
+/// A card works while the host does something else. Here it does so only when no host thread has called for a while (one
+/// may wait for what a host function or a store to pinned memory will tell it), so that a seed still means one schedule.
+void Runtime::run_when_idle() {
+  for (;;) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    std::lock_guard guard(lock);
+    if (callers == 0 && now_ms() - last_call > 50) step_unlocking();
+  }
 }
 
 Stream* Runtime::create_stream(int device, unsigned flags, int priority) {

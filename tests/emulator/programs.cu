@@ -3,7 +3,9 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <atomic>
 #include <barrier>
+#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <string>
@@ -450,6 +452,16 @@ void test_streams() {
   CHECK_CUDA(cudaStreamDestroy(b));
 }
 
+void CUDART_CB tell(void* data) { static_cast<std::atomic<int>*>(data)->store(1); }
+void test_no_synchronisation() {  // the host only waits for a word that a host function sends
+  std::atomic<int> told{0};
+  float* const x = device_copy(std::vector<float>(64, 1.0f));
+  scale<<<1, 32>>>(x, 2, 64);
+  CHECK_CUDA(cudaLaunchHostFunc(nullptr, tell, &told));
+  for (int i = 0; i < 10000 && !told; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  EXPECT(told == 1);
+}
+
 void test_legacy_stream() {  // the null stream and blocking streams wait for each other
   int const n = 64;
   cudaStream_t blocking;
@@ -607,6 +619,7 @@ int main() {
   test_multiply<__half>();
   test_multiply_tf32();
   test_streams();
+  test_no_synchronisation();
   test_legacy_stream();
   test_graph();
   test_devices();

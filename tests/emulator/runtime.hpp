@@ -32,6 +32,14 @@ inline cudaError_t remember(cudaError_t error) {
 template <class F> cudaError_t api(F&& body) {
   Runtime& runtime = Runtime::get();
   std::lock_guard guard(runtime.lock);
+  struct Inside {
+    explicit Inside(Runtime& r) : runtime(r) { ++r.callers; }
+    ~Inside() {
+      --runtime.callers;
+      runtime.last_call = now_ms();
+    }
+    Runtime& runtime;
+  } const inside(runtime);
   if (!runtime.fault_kind.empty()) return remember(sticky_error());
   try {
     return remember(body(runtime));
