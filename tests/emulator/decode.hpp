@@ -31,6 +31,7 @@ void unknown_opcode(Warp&, Instruction const&, uint32_t);
 
 void add_move(Decoders&);
 void add_integer(Decoders&);
+void add_bits(Decoders&);
 void add_float(Decoders&);
 void add_half(Decoders&);
 void add_convert(Decoders&);

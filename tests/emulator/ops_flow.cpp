@@ -175,6 +175,7 @@ Decoders const& decoders() {
     Decoders d;
     add_move(d);
     add_integer(d);
+    add_bits(d);
     add_float(d);
     add_half(d);
     add_convert(d);
