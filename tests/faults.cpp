@@ -344,3 +344,16 @@ TEST_CASE("faults: a rank throws before its plan") {
                          {.deadline = deadline}));
   CHECK(threw == 3);
 }
+
+TEST_CASE("faults: a ring of one that its owner stopped does not return half an output") {
+  InProcess::World world(1);
+  InProcess comm(world, 0);
+  Faulty cpu;
+  RingAttention<FaultyPolicy> ring(cpu, comm, {.problem = {.seq = 64}});
+  Local const e = ring.local();
+  Tensor<float> q(e.q), k(e.k), v(e.v), out(e.out);
+  for (float& x : out.values()) x = 0.25f;
+  world.abort("enough");
+  CHECK_THROWS_AS(ring.forward({.q = q, .k = k, .v = v, .out = out}), Error);
+  CHECK(std::all_of(out.values().begin(), out.values().end(), [](float x) { return x == 0.25f; }));
+}

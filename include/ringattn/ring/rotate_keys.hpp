@@ -117,9 +117,8 @@ template <class P> class Engine<RotateKeys, P> {
   /// Every rank has computed: from here on outputs may be written. A step that stopped early because the ring was
   /// aborted must not get this far, whether there is a vote or not.
   void vote() {
-    if (plan_.here.size == 1) return;
     if (auto reason = comm_.aborted()) throw Error(ErrorCode::aborted, comm_.rank(), "steps", "", *reason);
-    if (!plan_.vote) return;
+    if (!plan_.vote || plan_.here.size == 1) return;
     detail::Stopwatch watch(traffic_.timings.wait_s);
     backend_.synchronize();
     char const yes = 1;
