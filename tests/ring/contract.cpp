@@ -89,9 +89,16 @@ TEST_CASE("contract: equal ones agree, alone and together") {
   CHECK_THROWS_AS(agree(solo, Contract{}, Error(ErrorCode::invalid_argument, 0, "x", "", ""), "alone"), Error);
 }
 
+TEST_CASE("contract: the longest deadline there is") {
+  run_ranks(2, [](InProcess& comm) { agree(comm, Contract{}, std::nullopt, "patient"); },
+            {.deadline = std::chrono::nanoseconds::max()});
+}
+
 TEST_CASE("contract: fields as a reader wants them") {
   CHECK(Contract::text(Contract::seq, 65536) == "65536");
   CHECK(Contract::text(Contract::kv_seq, std::uint64_t(-1)) == "-1");
   CHECK(Contract::text(Contract::scale, std::bit_cast<std::uint64_t>(0.125)).substr(0, 5) == "0.125");
+  CHECK(Contract::text(Contract::scale, std::bit_cast<std::uint64_t>(0.125)) !=
+        Contract::text(Contract::scale, std::bit_cast<std::uint64_t>(0.125 + 1e-9)));
   CHECK(Contract::text(Contract::mask, 0xabc) == "#0000000000000abc");
 }

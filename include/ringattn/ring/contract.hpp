@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <charconv>
 #include <cstring>
 #include <optional>
 #include <string>
@@ -47,7 +48,10 @@ struct Contract {
 
   /// A field as a reader wants it: fingerprints in hex, scale as a number.
   static std::string text(int field, std::uint64_t v) {
-    if (field == scale) return std::to_string(std::bit_cast<double>(v));
+    if (field == scale) {
+      char digits[32];  // all of them: scales that differ must not look alike
+      return {digits, std::to_chars(digits, digits + sizeof digits, std::bit_cast<double>(v)).ptr};
+    }
     bool const hash = field == precision || field == mask || field == score || field == shard || field == kv_shard ||
                       field == strategy;
     if (!hash) return std::to_string(std::int64_t(v));
