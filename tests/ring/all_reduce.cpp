@@ -6,6 +6,7 @@
 
 #include <doctest/doctest.h>
 
+#include <atomic>
 #include <cstring>
 #include <vector>
 
@@ -50,4 +51,16 @@ TEST_CASE("all-reduce: more than planned is an error") {
   std::vector<double> three = {1, 2, 3};
   sum(three);
   CHECK(three == std::vector<double>{1, 2, 3});
+  // The other rank does not wait for the deadline.
+  std::atomic<int> aborted{0};
+  run_ranks(2, [&](InProcess& comm) {
+    AllReduce<double, InProcess> pair(comm, 3);
+    std::vector<double> values(comm.rank() == 0 ? 4 : 3);
+    try {
+      pair(values);
+    } catch (Error const& e) {
+      aborted += e.code() == (comm.rank() == 0 ? ErrorCode::invalid_argument : ErrorCode::aborted);
+    }
+  });
+  CHECK(aborted == 2);
 }

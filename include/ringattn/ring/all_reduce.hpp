@@ -23,14 +23,15 @@ template <class T, class Communicator> class AllReduce {
 
   size_t workspace_bytes() const { return slices_.size() * sizeof(T); }
 
-  /// values := sum over ranks. Every rank brings the same count, at most the planned one. Throws as await does.
+  /// values := sum over ranks. Every rank brings the same count, at most the planned one. Throws as await
+  /// does, and Error{invalid_argument}; whatever is thrown aborts the ring.
   void operator()(std::span<T> values) {
-    int const size = comm_.size();
-    if (int64_t(values.size()) > capacity_)
-      throw Error(ErrorCode::invalid_argument, comm_.rank(), "values",
-                  "at most " + std::to_string(capacity_) + " elements", std::to_string(values.size()));
-    if (size == 1) return;
-    guarded(comm_, [&] { reduce(values); });
+    guarded(comm_, [&] {
+      if (int64_t(values.size()) > capacity_)
+        throw Error(ErrorCode::invalid_argument, comm_.rank(), "values",
+                    "at most " + std::to_string(capacity_) + " elements", std::to_string(values.size()));
+      if (comm_.size() > 1) reduce(values);
+    });
   }
 
  private:
