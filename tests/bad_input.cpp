@@ -37,6 +37,24 @@ struct Backwards : Contiguous {
     return r;
   }
 };
+/// Gives every rank the rows of rank 0.
+struct Repeating : Contiguous {
+  Runs<1> rows(Ring ring, int64_t seq) const {
+    Runs<1> r;
+    r.add({0, 1, seq / ring.size});
+    return r;
+  }
+};
+struct Throwing : Contiguous {
+  Runs<1> rows(Ring, int64_t) const { throw std::runtime_error("no table of rows"); }
+};
+struct RepeatingShard : P0 {
+  using Shard = Repeating;
+  using KvShard = Contiguous;
+};
+struct ThrowingShard : P0 {
+  using Shard = Throwing;
+};
 struct ShortShard : P0 {
   using Shard = Short;
   using KvShard = Contiguous;
@@ -136,9 +154,32 @@ TEST_CASE("bad input: options of a plan") {
   bad_plan<P0>({.problem = {.seq = 12, .heads = 4, .kv_heads = 3}}, "problem.kv_heads");
   bad_plan<P0>({.problem = good, .mask = {.left = -1}}, "mask");
   bad_plan<P0>({.problem = good, .mask = {.right = -3}}, "mask");
+  bad_plan<P0>({.problem = good, .mask = {.left = 0, .right = std::numeric_limits<int64_t>::max()}}, "mask");
+  bad_plan<P0>({.problem = {.seq = int64_t(1) << 60}}, "problem");
   bad_plan<P0>({.problem = good, .scale = nan}, "scale");
   bad_plan<ShortShard>({.problem = good}, "shard");
   bad_plan<BackwardsShard>({.problem = good}, "kv_shard");
+}
+
+TEST_CASE("bad input: shards that repeat rows or throw") {
+  for (int size : {2, 3}) {
+    std::atomic<int> right{0};
+    run_ranks(size, [&](InProcess& comm) {
+      Cpu cpu;
+      try {
+        RingAttention<RepeatingShard> ring(cpu, comm, {.problem = good});
+      } catch (Error const& e) {
+        right += e.argument() == "shard" && e.rank() == 0;
+      }
+      try {
+        RingAttention<ThrowingShard> ring(cpu, comm, {.problem = good});
+      } catch (Error const& e) {
+        right += e.rank() == 0 && e.actual() == "no table of rows";
+      }
+      right += !comm.aborted();
+    });
+    CHECK(right == 3 * size);
+  }
 }
 
 TEST_CASE("bad input: a workspace that is too small or not aligned") {
@@ -226,6 +267,22 @@ TEST_CASE("bad input: slices of one packed tensor do not overlap, though their r
   };
   CHECK_NOTHROW(ring.forward({.q = slice(0), .k = slice(1), .v = slice(2), .out = slice(3)}));
   CHECK_THROWS_AS(ring.forward({.q = slice(0), .k = slice(1), .v = slice(2), .out = slice(2)}), Error);
+}
+
+TEST_CASE("bad input: the stride of an axis of extent 1 means nothing") {
+  Cpu cpu;
+  Solo comm;
+  RingAttention<Alone> ring(cpu, comm, {.problem = {.batch = 1, .seq = 12, .heads = 2}});
+  Tensor<float> packed(Extents{1, 12, 2, 32});
+  auto const slice = [&](int i) {
+    View<float> v = packed;
+    v.data += 8 * i;
+    v.extents.dim = 8;
+    v.stride[0] = i;  // as a framework may leave it
+    return v;
+  };
+  CHECK_NOTHROW(ring.forward({.q = slice(0), .k = slice(1), .v = slice(2), .out = slice(3)}));
+  CHECK_THROWS_AS(ring.forward({.q = slice(0), .k = slice(1), .v = slice(2), .out = slice(1)}), Error);
 }
 
 TEST_CASE("bad input: a call that is wrong on one rank fails on all, naming it") {

@@ -39,7 +39,8 @@ template <class P> class RingAttention {
   RingAttention(Backend& backend, Communicator& comm, Options options) : comm_(comm) {
     guarded_plan([&] {
       Ring const here{comm.rank(), comm.size()};
-      auto error = detail::wrong_options(options, here);
+      std::optional<Error> error;
+      if (auto thrown = attempt(here.rank, [&] { error = detail::wrong_options(options, here); })) error = thrown;
       agree(comm, contract(options, here, error.has_value()), error, "plan: handshake");
       error = attempt(here.rank, [&] {
         plan_ = make_plan(options, here);

@@ -4,6 +4,7 @@
 
 #include <doctest/doctest.h>
 
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -98,4 +99,9 @@ TEST_CASE("mask: a window with a negative side is not valid") {
   CHECK(SlidingWindow{0, 0}.invalid() == nullptr);
   CHECK(SlidingWindow{-1, 0}.invalid() != nullptr);
   CHECK(SlidingWindow{0, -1}.invalid() != nullptr);
+  int64_t const most = std::numeric_limits<int64_t>::max();
+  CHECK(SlidingWindow{most / 16, most / 16, -most / 16}.invalid() == nullptr);
+  CHECK(SlidingWindow{0, most}.invalid() != nullptr);
+  CHECK(SlidingWindow{0, 0, most}.invalid() != nullptr);
+  CHECK(Causal{-most}.invalid() != nullptr);
 }

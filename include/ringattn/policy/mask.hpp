@@ -15,6 +15,13 @@
 
 namespace ringattn::inline RINGATTN_ABI {
 
+namespace detail {
+
+/// Too far from 0 to be added to positions without a thought of overflow.
+constexpr bool far(int64_t distance) { return distance >= int64_t(1) << 60 || distance <= -(int64_t(1) << 60); }
+
+}  // namespace detail
+
 struct Full {
   RINGATTN_HD constexpr bool visible(int64_t, int64_t) const { return true; }
   RINGATTN_HD constexpr Coverage coverage(Rows, Rows) const { return Coverage::full; }
@@ -31,6 +38,8 @@ struct Causal {
     return k.last() <= q.first + offset ? Coverage::full : Coverage::partial;
   }
   constexpr std::uint64_t fingerprint() const { return fingerprint_of("causal", offset); }
+  /// Why the object cannot be used, or null.
+  constexpr char const* invalid() const { return detail::far(offset) ? "|offset| < 2^60" : nullptr; }
 
   /// The last query sees the last key.
   static constexpr Causal bottom_right(Problem p) { return {p.resolved().kv_seq - p.seq}; }
@@ -67,7 +76,10 @@ struct SlidingWindow {
   }
   constexpr std::uint64_t fingerprint() const { return fingerprint_of("sliding window", left, right, offset); }
   /// Why the object cannot be used, or null.
-  constexpr char const* invalid() const { return left < 0 || right < 0 ? "left >= 0 and right >= 0" : nullptr; }
+  constexpr char const* invalid() const {
+    if (left < 0 || right < 0) return "left >= 0 and right >= 0";
+    return detail::far(left) || detail::far(right) || detail::far(offset) ? "left, right, |offset| < 2^60" : nullptr;
+  }
 };
 
 static_assert(MaskPolicy<Full> && MaskPolicy<Causal> && MaskPolicy<SlidingWindow>);

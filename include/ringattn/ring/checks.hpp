@@ -2,6 +2,7 @@
 // What can be wrong with the arguments of a plan or a call, found before anything is sent.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <optional>
@@ -41,30 +42,38 @@ struct Footprint {
   }
 };
 
+/// Axes of two tensors with the same strides.
+struct CommonAxis {
+  int64_t stride = 0, a_extent = 1, b_extent = 1;  // stride in bytes
+};
+
 /// Is there a pair of indices whose difference, along the axes from `axis` on (strides falling), is `delta` bytes?
-inline bool reachable(Footprint const& a, Footprint const& b, int const (&order)[4], int axis, int64_t delta) {
-  if (axis == 4) return std::abs(delta) < a.element;
-  int64_t const stride = std::abs(a.stride[order[axis]]);
-  if (stride == 0) return reachable(a, b, order, axis + 1, delta);
-  int64_t const near = delta / stride;
+inline bool reachable(CommonAxis const (&axes)[4], int64_t element, int axis, int64_t delta) {
+  if (axis == 4) return std::abs(delta) < element;
+  CommonAxis const& x = axes[axis];
+  if (x.stride == 0) return reachable(axes, element, axis + 1, delta);
+  int64_t const near = delta / x.stride;
   for (int64_t i = near - 1; i <= near + 1; ++i) {
-    int64_t const limit = i > 0 ? a.extent[order[axis]] - 1 : b.extent[order[axis]] - 1;
-    if (std::abs(i) <= limit && reachable(a, b, order, axis + 1, delta - i * stride)) return true;
+    int64_t const limit = i > 0 ? x.a_extent - 1 : x.b_extent - 1;
+    if (std::abs(i) <= limit && reachable(axes, element, axis + 1, delta - i * x.stride)) return true;
   }
   return false;
 }
 
-/// Do two tensors share a byte? Exact for tensors with the same strides (slices of one packed tensor); tensors with
-/// different strides count as overlapping as soon as their ranges do.
+/// Do two tensors share a byte? Exact for tensors with the same strides, each larger than all that the smaller ones
+/// reach (slices of one packed tensor); tensors with different strides count as overlapping as soon as their ranges do.
 inline bool overlap(Footprint const& a, Footprint const& b) {
   if (a.empty() || b.empty() || a.end() <= b.begin() || b.end() <= a.begin()) return false;
   if (a.element != b.element) return true;
-  for (int i = 0; i < 4; ++i)
-    if (a.stride[i] != b.stride[i] || a.stride[i] < 0) return true;
-  int order[4] = {0, 1, 2, 3};
-  for (int i = 1; i < 4; ++i)
-    for (int j = i; j > 0 && a.stride[order[j]] > a.stride[order[j - 1]]; --j) std::swap(order[j], order[j - 1]);
-  return reachable(a, b, order, 0, int64_t(b.data) - int64_t(a.data));
+  CommonAxis axes[4];
+  for (int i = 0; i < 4; ++i) {
+    if (a.extent[i] == 1 && b.extent[i] == 1) continue;  // the stride of a single index means nothing
+    int64_t const stride = a.extent[i] > 1 ? a.stride[i] : b.stride[i];
+    if (stride < 0 || (b.extent[i] > 1 && b.stride[i] != stride)) return true;
+    axes[i] = {stride, a.extent[i], b.extent[i]};
+  }
+  std::sort(axes, axes + 4, [](CommonAxis const& x, CommonAxis const& y) { return x.stride > y.stride; });
+  return reachable(axes, a.element, 0, int64_t(b.data) - int64_t(a.data));
 }
 
 /// Collects what is wrong with the tensors of a call; throws at the first.
@@ -105,6 +114,12 @@ class CallChecks {
   int64_t batch_;
 };
 
+/// 0 + 1 + ... + (n - 1), modulo 2^64.
+inline std::uint64_t triangle(int64_t n) {
+  auto const m = std::uint64_t(n);
+  return m % 2 == 0 ? m / 2 * (m - 1) : (m - 1) / 2 * m;
+}
+
 /// What is wrong with the options of a plan on this rank, if anything.
 template <class P> std::optional<Error> wrong_options(PlanOptions<P> const& o, Ring here) {
   auto const wrong = [&](char const* argument, std::string expected, std::string actual) {
@@ -121,6 +136,11 @@ template <class P> std::optional<Error> wrong_options(PlanOptions<P> const& o, R
                       {"problem.kv_heads", p.kv_heads, 1}};
   for (auto const& c : counts)
     if (c.value < c.least) return wrong(c.name, "at least " + std::to_string(c.least), std::to_string(c.value));
+  // Byte counts and shards compute with products of these in 64 bits; in floating point they cannot overflow.
+  double const wide = double(P::head_dim) + value_dim_of<P>, rows = double(std::max(p.seq, p.kv_seq));
+  double const bytes = double(p.batch) * rows * double(std::max(p.heads, p.kv_heads)) * wide * sizeof(double);
+  if (!(std::max(bytes, 2 * rows * here.size) < 0x1p62))
+    return wrong("problem", "tensors of less than 2^62 bytes", std::to_string(bytes) + " bytes");
   if (p.heads % p.kv_heads != 0)
     return wrong("problem.kv_heads", "a divisor of heads = " + std::to_string(p.heads), std::to_string(p.kv_heads));
   if (!std::isfinite(o.scale)) return wrong("scale", "a finite number", std::to_string(o.scale));
@@ -130,14 +150,18 @@ template <class P> std::optional<Error> wrong_options(PlanOptions<P> const& o, R
     if (char const* rule = o.mask.invalid()) return wrong("mask", rule, "a mask that breaks this");
   auto const bad_shard = [&](auto const& shard, int64_t seq) -> std::optional<std::string> {
     int64_t total = 0;
+    std::uint64_t sum = 0;  // of all positions, modulo 2^64: a row that comes twice in place of another shows
     for (int r = 0; r < here.size; ++r)
       for (Rows const& rows : shard.rows(Ring{r, here.size}, seq)) {
         if (rows.stride < 1 || rows.count < 0) return "a run with stride < 1 or count < 0";
         if (rows.count > 0 && (rows.first < 0 || rows.last() >= seq))
           return "row " + std::to_string(rows.first < 0 ? rows.first : rows.last()) + " on rank " + std::to_string(r);
         total += rows.count;
+        sum +=
+            std::uint64_t(rows.count) * std::uint64_t(rows.first) + std::uint64_t(rows.stride) * triangle(rows.count);
       }
     if (total != seq) return std::to_string(total) + " rows";
+    if (sum != triangle(seq)) return "some rows twice and others never";
     return std::nullopt;
   };
   if (auto actual = bad_shard(o.shard, p.seq))
