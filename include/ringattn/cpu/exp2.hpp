@@ -6,6 +6,10 @@
 
 #include "../config.hpp"
 
+#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
+#error "ringattn: compile without -ffast-math and -ffinite-math-only: they fold away exp2's rounding and infinities"
+#endif
+
 namespace ringattn::inline RINGATTN_ABI::cpu {
 
 /// a * b + c: rounded once where the target has such an instruction, so that every path rounds alike.
