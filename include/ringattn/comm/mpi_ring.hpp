@@ -257,6 +257,7 @@ class MpiRing {
     int count = 0, error_class = MPI_SUCCESS, cancelled = 0;
     if (error != MPI_SUCCESS) MPI_Error_class(error, &error_class);
     if (i == 0) {
+      if (error != MPI_SUCCESS) return fail("MPI_Irecv", error);
       MPI_Get_count(&status, MPI_CHAR, &count);
       if (!reason_) reason_ = std::string(text_in_.get(), size_t(count));
       return;
