@@ -118,7 +118,8 @@ template <class P> class Engine<RotateKeys, P> {
   /// aborted must not get this far, whether there is a vote or not.
   void vote() {
     if (auto reason = comm_.aborted()) throw Error(ErrorCode::aborted, comm_.rank(), "steps", "", *reason);
-    if (!plan_.vote || plan_.here.size == 1) return;
+    if (plan_.here.size == 1) return;
+    if (!plan_.vote) return;
     detail::Stopwatch watch(traffic_.timings.wait_s);
     backend_.synchronize();
     char const yes = 1;
