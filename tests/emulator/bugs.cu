@@ -203,9 +203,9 @@ void read_of_nothing(bool bug) {  // a result that no kernel wrote
 }
 
 __global__ void unknown(float* out) {
-  float v = 1;
-  asm volatile("tex.level.zero.1d.v4.f32.f32 {%0, _, _, _}, [%1, {%2}], %3;" : "=f"(v) : "l"(0ull), "f"(v), "f"(v));
-  out[0] = v;
+  int v = 1;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %0;" : "+r"(v));
+  out[threadIdx.x] = static_cast<float>(v);
 }
 
 template <class F> void with_output(F&& launch) {
@@ -250,7 +250,7 @@ int main(int argc, char** argv) {
   EITHER(barrier_of_too_many, 1, 64, 0, out)
   EITHER(misaligned, 1, 1, 0, in, out)
   if (name == "unknown_opcode") {
-    if (bug) with_output([](float* out) { unknown<<<1, 1>>>(out); });
+    if (bug) with_output([](float* out) { unknown<<<1, 32>>>(out); });
     return 0;
   }
   if (name == "missing_event") return missing_event(bug), failures != 0;

@@ -24,7 +24,7 @@ BUGS = {
     "exited_before_barrier": ("barrier divergence", r"PTX line \d+: bar\.sync"),
     "barrier_of_too_many": ("deadlock", r"PTX line \d+: .*bar\.sync"),
     "misaligned": ("misaligned access", r"PTX line \d+: ld\.global"),
-    "unknown_opcode": ("unknown opcode", r"PTX line \d+: .*tex\.level"),
+    "unknown_opcode": ("unknown opcode", r"PTX line \d+: .*movmatrix"),
     "missing_event": ("race between streams", r"PTX line \d+: (ld|st)\.global"),
     "missing_event_for_reuse": ("race between streams", None),
     "freed_too_early": ("use after free", r"PTX line \d+: ld\.global"),
