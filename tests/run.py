@@ -219,7 +219,7 @@ def main():
         stage("documentation", documentation)
         stage("clang", clang)
         stage("address and undefined behaviour sanitizers", sanitized, "build-asan", "address,undefined", everyday_units,
-              arguments=",-fno-sanitize-recover=all")
+              arguments=" -fno-sanitize-recover=all")
         stage("thread sanitizer", sanitized, "build-tsan", "thread", everyday_threads, ["-Dblas=disabled"])
         stage("mutations", mutations)
 

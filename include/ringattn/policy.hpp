@@ -51,6 +51,13 @@ concept HasHeadDim = requires {
   { P::head_dim } -> std::convertible_to<int>;
 };
 
+/// A score keeps the precision it is given: a `float apply(float, ...)` would narrow Fp64 without a word.
+template <class Score, class A>
+concept ScoresIn = requires(Score const s, A x, int64_t i) {
+  { s.apply(x, i, i, i) } -> std::same_as<A>;
+  { s.slope(x, i, i, i) } -> std::same_as<A>;
+};
+
 /// True if P is a legal policy; otherwise one sentence, first in the compiler's output, says what to change. Each rung
 /// is instantiated only if the one above holds.
 template <class P> consteval bool check_policy() {
@@ -69,7 +76,7 @@ template <class P> consteval bool check_policy() {
       static_assert(MaskPolicy<typename P::Mask>,
                     "ringattn: Policy::Mask must be trivially copyable and have bool visible(q, k) const, Coverage "
                     "coverage(Rows, Rows) const and uint64_t fingerprint() const");
-      static_assert(ScorePolicy<typename P::Score>,
+      static_assert(ScorePolicy<typename P::Score> && ScoresIn<typename P::Score, typename P::Precision::Accumulator>,
                     "ringattn: Policy::Score must be trivially copyable and have identity, apply(score, head, q, k), "
                     "slope(score, head, q, k) and fingerprint()");
       static_assert(
