@@ -36,8 +36,9 @@ Runtime::Runtime() {
   std::thread([this] { run_when_idle(); }).detach();
 }
 
-/// A card works while the host does something else. Here it does so only when no host thread has called for a while (one
-/// may wait for what a host function or a store to pinned memory will tell it), so that a seed still means one schedule.
+/// A card works while the host does something else. Here it does so only when no host thread has called for a while
+/// (one may wait for what a host function or a store to pinned memory will tell it), so that a seed still means one
+/// schedule.
 void Runtime::run_when_idle() {
   for (;;) {
     std::this_thread::sleep_for(std::chrono::milliseconds(5));

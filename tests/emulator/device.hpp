@@ -81,8 +81,8 @@ class Runtime {
   std::recursive_mutex lock;
   Machine machine;
   std::mt19937_64 random;
-  int callers = 0;       // host threads inside a call
-  double last_call = 0;  // ms
+  int callers = 0;         // host threads inside a call
+  double last_call = 0;    // ms
   std::string fault_kind;  // of the first fault; everything fails from then on
 
   Stream* create_stream(int device, unsigned flags, int priority);

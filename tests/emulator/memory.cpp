@@ -103,11 +103,12 @@ void Memory::bad_access(char const* what, uint64_t address, uint64_t bytes) cons
   uint64_t const offset = address - base_;
   for (uint64_t i = 0; i < bytes; ++i) {
     auto const state = static_cast<ByteState>(states_[offset + i]);
-    char const* const kind = state == ByteState::freed                          ? "use after free"
-                             : state == ByteState::none                         ? "out-of-bounds"
+    char const* const kind = state == ByteState::freed                        ? "use after free"
+                             : state == ByteState::none                       ? "out-of-bounds"
                              : state == ByteState::poisoned && what[0] == 'r' ? "uninitialised read"
-                                                                                : nullptr;
-    if (kind) throw Fault(kind, std::string(what) + " of " + std::to_string(bytes) + " bytes: " + describe(address + i));
+                                                                              : nullptr;
+    if (kind)
+      throw Fault(kind, std::string(what) + " of " + std::to_string(bytes) + " bytes: " + describe(address + i));
   }
 }
 
