@@ -88,11 +88,19 @@ template <class F, class U> Seen watch(F f, U untouched) {
 
 template <class T> bool is_garbage(std::vector<T> const& x, Extents const& e) { return same_bits(x, garbage<T>(e)); }
 
+/// Returns when all threads have called it, or after 10 s: a rank that failed early must not catch the others still in
+/// the call before, which would then rightly throw.
+void meet(std::atomic<int>& arrived, int size) {
+  auto const end = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  for (++arrived; arrived < size && std::chrono::steady_clock::now() < end;) std::this_thread::yield();
+}
+
 /// Forward and, if the fault is there, backward; the last call is watched.
 template <class P> std::vector<Seen> run_faulty(int size, Fault fault, bool backward, int at, int bad) {
   PlanOptions<P> options{.problem = {.seq = 8 * size}, .commit = Commit::all};
   auto const setup = make_setup<P>(options, InputClass::normal, 3);
   std::vector<Seen> seen(static_cast<size_t>(size));
+  std::atomic<int> planned{0}, forwarded{0};
   run_ranks(size,
             [&](InProcess& comm) {
               Faulty backend;
@@ -116,11 +124,13 @@ template <class P> std::vector<Seen> run_faulty(int size, Fault fault, bool back
                               .lse = {lse.data(), local.lse}});
               };
               Seen& mine = seen[size_t(comm.rank())];
+              meet(planned, size);
               if (!backward) {
                 mine = watch(forward, [&] { return is_garbage(out, local.out) && is_garbage(lse, local.lse); });
                 return;
               }
               forward();
+              meet(forwarded, size);
               mine = watch(
                   [&] {
                     ring.backward({.q = in(q, local.q),
