@@ -17,6 +17,7 @@ enum class ErrorCode : int {
   aborted = 4,            ///< another rank failed and told us
   out_of_memory = 5,      ///< a workspace could not be had
   transport = 6,          ///< the transport reported an error
+  device = 7,             ///< a device or its runtime reported an error
 };
 
 inline char const* to_string(ErrorCode code) {
@@ -33,6 +34,8 @@ inline char const* to_string(ErrorCode code) {
       return "out of memory";
     case ErrorCode::transport:
       return "transport error";
+    case ErrorCode::device:
+      return "device error";
   }
   return "error";
 }
