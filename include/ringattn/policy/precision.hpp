@@ -20,6 +20,14 @@ struct Fp32 {
   static constexpr std::uint64_t fingerprint = fingerprint_of("fp32");
 };
 
+/// fp32 in memory, multiplied on tensor cores as tf32 (11 significant bits), where a backend has them.
+struct Tf32 {
+  using Element = float;
+  using Accumulator = float;
+  using Wire = float;
+  static constexpr std::uint64_t fingerprint = fingerprint_of("tf32");
+};
+
 struct Bf16 {
   using Element = BFloat16;
   using Accumulator = float;
@@ -34,6 +42,7 @@ struct Fp16 {
   static constexpr std::uint64_t fingerprint = fingerprint_of("fp16");
 };
 
-static_assert(PrecisionPolicy<Fp64> && PrecisionPolicy<Fp32> && PrecisionPolicy<Bf16> && PrecisionPolicy<Fp16>);
+static_assert(PrecisionPolicy<Fp64> && PrecisionPolicy<Fp32> && PrecisionPolicy<Tf32> && PrecisionPolicy<Bf16> &&
+              PrecisionPolicy<Fp16>);
 
 }  // namespace ringattn

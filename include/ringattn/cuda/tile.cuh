@@ -1,0 +1,325 @@
+// SPDX-License-Identifier: Apache-2.0
+// Tiles in shared memory, how they are filled, and how warps read them as operands of tensor-core products.
+//
+// A row is stored as chunks of 16 bytes, and the chunks of a row are exchanged (XOR with the row number) such that the
+// eight rows that one 8 x 8 matrix load reads lie in different banks.
+//
+//   operand       is                     from              depth, 32-bit elements
+//   RowsAsA       A[m][k] = tile[m][k]   ldmatrix          in order
+//   ColumnsAsA    A[m][k] = tile[k][m]   ldmatrix.trans    in pairs (mma.cuh)
+//   SumsAsA       A[m][k] = c[m][k]      accumulators      in pairs
+//   RowsAsB       B[k][n] = tile[n][k]   ldmatrix          in order
+//   ColumnsAsB    B[k][n] = tile[k][n]   ldmatrix.trans    in pairs
+// Both operands of a product must have their depth in the same order: Rows with Rows, the others with each other.
+#pragma once
+
+#include "../tensor.hpp"
+#include "mma.cuh"
+
+namespace ringattn::inline RINGATTN_ABI::cuda {
+
+/// A tensor as kernels take it: one row of `dim` elements per (batch, position, head).
+template <class T> struct RowsOf {
+  T* data = nullptr;
+  int64_t batch = 0, row = 0, head = 0, dim = 0;  ///< strides in elements
+  bool chunks = false;                            ///< every row is dense and 16-byte aligned
+
+  RowsOf() = default;
+  template <class Space> explicit RowsOf(View<T, Space> const& v) : data(v.data) {
+    // The stride of an axis of one element is nobody's business.
+    auto const stride = [&](int axis, int64_t extent) { return extent > 1 ? v.stride[axis] : 0; };
+    batch = stride(0, v.extents.batch);
+    row = stride(1, v.extents.seq);
+    head = stride(2, v.extents.heads);
+    dim = v.extents.dim > 1 ? v.stride[3] : 1;
+    auto const aligned = [](int64_t n) { return n * int64_t(sizeof(T)) % 16 == 0; };
+    chunks = dim == 1 && aligned(batch) && aligned(row) && aligned(head) && reinterpret_cast<size_t>(data) % 16 == 0;
+  }
+  RINGATTN_HD T* at(int64_t b, int64_t s, int64_t h) const { return data + b * batch + s * row + h * head; }
+};
+
+/// Calls f(row, chunk) for the chunks of a tile that belong to this thread: the same ones at every call.
+template <int rows, int chunks, int threads, class F> __device__ inline void each_chunk(F f) {
+  int const thread = int(threadIdx.x);
+  if constexpr (threads >= chunks) {
+    constexpr int together = threads / chunks;  // rows that all threads fill at once
+    int const row = thread / chunks, chunk = thread % chunks;
+    if (threads % chunks != 0 && row >= together) return;
+#pragma unroll
+    for (int i = 0; i < rows; i += together)
+      if (rows % together == 0 || i + row < rows) f(i + row, chunk);
+  } else {
+    static_assert(chunks % threads == 0, "ringattn: rows of a tile must be a multiple of the threads or shorter");
+#pragma unroll 4
+    for (int row = 0; row < rows; ++row)
+      for (int chunk = thread; chunk < chunks; chunk += threads) f(row, chunk);
+  }
+}
+
+/// `rows` x `columns` elements of a precision at `address` in shared memory, aligned to 128. The block has `threads`
+/// threads.
+template <class Mma_, int rows_, int columns_, int threads> struct SharedTile {
+  using Mma = Mma_;
+  using T = typename Mma::Element;
+  static constexpr int rows = rows_, columns = columns_;
+  static constexpr int pitch = columns * int(sizeof(T)), chunks = pitch / 16;
+  static constexpr int bytes = rows * pitch;
+  static constexpr int per_chunk = 16 / int(sizeof(T));
+  static_assert(pitch % 16 == 0, "ringattn: head_dim and value_dim must be a multiple of 16 bytes");
+
+  Word address;
+
+  /// How many chunks are exchanged among each other, and for how many rows in the same way.
+  static constexpr int group = chunks % 8 == 0 ? 8 : chunks % 4 == 0 ? 4 : chunks % 2 == 0 ? 2 : 1;
+  __device__ static constexpr Word turn(int row) { return Word(row / (8 / group)) % group; }
+  __device__ Word at(int row, int chunk) const {
+    return address + Word(row * pitch) + ((Word(chunk) ^ turn(row)) << 4);
+  }
+
+  /// Fills the first `count` rows from rows that start at `from`, the others with zeros. Asynchronous where the tensor
+  /// allows it: follow with commit_copies, wait_copies and a barrier.
+  __device__ void fill(RowsOf<T const> const& tensor, T const* from, int count) const {
+    if (tensor.chunks)
+      each_chunk<rows, chunks, threads>([&](int row, int chunk) {
+        bool const valid = row < count;
+        ptx::copy_16(at(row, chunk), from + (valid ? row * tensor.row : 0) + chunk * per_chunk, valid);
+      });
+    else
+      fill_by_elements(tensor, from, count);
+  }
+
+  /// Does this thread's part of the tile (each_chunk) hold an infinity or a NaN? Legal after its own wait_copies,
+  /// before the barrier.
+  __device__ bool special() const {
+    bool found = false;
+    each_chunk<rows, chunks, threads>([&](int row, int chunk) {
+      Word x[4];
+      ptx::load_words(x, at(row, chunk));
+      for (Word w : x) found = found || Mma::special(w);
+    });
+    return found;
+  }
+  /// Replaces each word of this thread's part by f(word).
+  template <class F> __device__ void transform(F f) const {
+    each_chunk<rows, chunks, threads>([&](int row, int chunk) {
+      Word x[4];
+      ptx::load_words(x, at(row, chunk));
+      for (Word& w : x) w = f(w);
+      ptx::store_words(at(row, chunk), x);
+    });
+  }
+
+ private:
+  __device__ void fill_by_elements(RowsOf<T const> const& tensor, T const* from, int count) const {
+#pragma unroll 1
+    for (int i = int(threadIdx.x); i < rows * chunks; i += threads) {
+      int const row = i / chunks, chunk = i % chunks;
+      Word x[4] = {};
+      if (row < count) {
+        T const* const p = from + row * tensor.row + chunk * per_chunk * tensor.dim;
+#pragma unroll
+        for (int e = 0; e < per_chunk; ++e)
+          if constexpr (sizeof(T) == 2)
+            x[e / 2] |= Word(p[e * tensor.dim].bits) << (e % 2 * 16);
+          else
+            x[e] = __float_as_uint(p[e * tensor.dim]);
+      }
+      ptx::store_words(at(row, chunk), x);
+    }
+  }
+};
+
+namespace detail {
+
+/// Where a lane reads: row `row` < 8 k, chunk `chunk` of a 16-column, 16-byte aligned box that may start at any row
+/// that is a multiple of 8 and at any even chunk. Splitting the address like this leaves one XOR per box.
+template <class Tile> class Cursor {
+ public:
+  __device__ Cursor(Tile const& tile, int row, int chunk, int byte = 0)
+      : base_(tile.address + Word(row * Tile::pitch + byte)), chunk_(Word(chunk) ^ Tile::turn(row)) {}
+  __device__ Word at(int first_row, int first_chunk) const {
+    constexpr int inside = Tile::group - 1;
+    return base_ + Word(first_row * Tile::pitch + (first_chunk & ~inside) * 16) +
+           ((chunk_ ^ Word(first_chunk & inside)) << 4);
+  }
+
+ private:
+  Word base_, chunk_;
+};
+
+__device__ inline int lane() { return int(threadIdx.x) % 32; }
+
+}  // namespace detail
+
+// ---------------------------------------------------------------- operands: fragment (m, k) of A, (n, k) and (n + 1,
+// k) of B
+
+/// m: in 16 rows, from row `first` of the tile. k: in Mma::depth columns.
+template <class Tile> class RowsAsA {
+ public:
+  using Mma = typename Tile::Mma;
+  __device__ RowsAsA(Tile const& tile, int first) : cursor_(tile, first + detail::lane() % 16, detail::lane() / 16) {}
+  __device__ typename Mma::A fragment(int m, int k) const {
+    Word r[4];
+    ptx::load_matrices(r, cursor_.at(16 * m, 2 * k));
+    return Mma::a(r);
+  }
+
+ private:
+  detail::Cursor<Tile> cursor_;
+};
+
+/// m: in 16 columns, from column `first` (a multiple of 16) of the tile. k: in Mma::depth rows.
+template <class Tile> class ColumnsAsA {
+ public:
+  using Mma = typename Tile::Mma;
+  __device__ ColumnsAsA(Tile const& tile, int first)
+      : even_(tile, row(0), chunk(first), byte()), odd_(tile, row(1), chunk(first), byte()) {}
+  __device__ typename Mma::A fragment(int m, int k) const {
+    Word r[4];
+    if constexpr (wide) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) r[i] = ptx::load_word((i < 2 ? even_ : odd_).at(8 * k, 4 * m + i % 2 * 2));
+    } else {
+      ptx::load_matrices_transposed(r, even_.at(16 * k, 2 * m));
+    }
+    return Mma::a(r);
+  }
+
+ private:
+  static constexpr bool wide = Mma::depth == 8;
+  __device__ static int row(int odd) {
+    int const l = detail::lane();
+    return wide ? l % 4 * 2 + odd : l / 16 * 8 + l % 8;
+  }
+  // `first` may be known to the running warp only, so it goes into the lane's own chunk.
+  __device__ static int chunk(int first) {
+    int const l = detail::lane();
+    return wide ? first / 4 + l / 16 : first / 8 + l / 8 % 2;
+  }
+  __device__ static int byte() { return wide ? detail::lane() / 4 % 4 * 4 : 0; }
+
+  detail::Cursor<Tile> even_, odd_;
+};
+
+/// n: in 8 rows, from the tile's first row. k: in Mma::depth columns.
+template <class Tile> class RowsAsB {
+ public:
+  using Mma = typename Tile::Mma;
+  __device__ explicit RowsAsB(Tile const& tile)
+      : cursor_(tile, detail::lane() / 16 * 8 + detail::lane() % 8, detail::lane() / 8 % 2) {}
+  __device__ void fragments(int n, int k, typename Mma::B (&b)[2]) const {
+    Word r[4];
+    ptx::load_matrices(r, cursor_.at(8 * n, 2 * k));
+    b[0] = Mma::b(r[0], r[1]);
+    b[1] = Mma::b(r[2], r[3]);
+  }
+
+ private:
+  detail::Cursor<Tile> cursor_;
+};
+
+/// n: in 8 columns, from the tile's first column. k: in Mma::depth rows.
+template <class Tile> class ColumnsAsB {
+ public:
+  using Mma = typename Tile::Mma;
+  __device__ explicit ColumnsAsB(Tile const& tile)
+      : even_(tile, row(0), chunk(), byte()), odd_(tile, row(1), chunk(), byte()) {}
+  __device__ void fragments(int n, int k, typename Mma::B (&b)[2]) const {
+    if constexpr (wide) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i)
+        b[i] = Mma::b(ptx::load_word(even_.at(8 * k, 2 * (n + i))), ptx::load_word(odd_.at(8 * k, 2 * (n + i))));
+    } else {
+      Word r[4];
+      ptx::load_matrices_transposed(r, even_.at(16 * k, n));
+      b[0] = Mma::b(r[0], r[1]);
+      b[1] = Mma::b(r[2], r[3]);
+    }
+  }
+
+ private:
+  static constexpr bool wide = Mma::depth == 8;
+  __device__ static int row(int odd) {
+    int const l = detail::lane();
+    return wide ? l % 4 * 2 + odd : l % 16;
+  }
+  __device__ static int chunk() { return detail::lane() / 16; }
+  __device__ static int byte() { return wide ? detail::lane() / 4 % 4 * 4 : 0; }
+
+  detail::Cursor<Tile> even_, odd_;
+};
+
+/// Accumulators of another product, m in 16 rows, k in Mma::depth columns.
+template <class Mma_, int m, int n> class SumsAsA {
+ public:
+  using Mma = Mma_;
+  __device__ explicit SumsAsA(float const (&c)[m][n][4]) : c_(c) {}
+  __device__ typename Mma::A fragment(int i, int k) const { return Mma::of_sums(c_[i], k); }
+
+ private:
+  float const (&c_)[m][n][4];
+};
+
+template <class Mma, int m, int n> __device__ inline SumsAsA<Mma, m, n> sums_as_a(float const (&c)[m][n][4]) {
+  return SumsAsA<Mma, m, n>(c);
+}
+
+// ---------------------------------------------------------------- products
+
+/// c += A B over `depth`; c is this warp's: m tiles of 16 rows, n (even) of 8 columns, laid out as in ptx.cuh.
+template <int depth, int m, int n, class A, class B>
+__device__ inline void multiply(float (&c)[m][n][4], A const& a, B const& b) {
+  using M = typename A::Mma;
+  static_assert(n % 2 == 0 && depth % M::depth == 0, "ringattn: columns in steps of 16, depth in steps of an mma");
+#pragma unroll
+  for (int k = 0; k < depth / M::depth; ++k) {
+    typename M::A x[m];
+#pragma unroll
+    for (int i = 0; i < m; ++i) x[i] = a.fragment(i, k);
+#pragma unroll
+    for (int j = 0; j < n; j += 2) {
+      typename M::B y[2];
+      b.fragments(j, k, y);
+#pragma unroll
+      for (int i = 0; i < m; ++i) {
+        M::multiply(c[i][j], x[i], y[0]);
+        M::multiply(c[i][j + 1], x[i], y[1]);
+      }
+    }
+  }
+}
+
+/// c = A B, where infinite factors give what the exact product gives.
+template <int depth, int m, int n, class A, class B>
+__device__ inline void multiply_scores(float (&c)[m][n][4], A const& a, B const& b) {
+  using M = typename A::Mma;
+#pragma unroll
+  for (int i = 0; i < m * n * 4; ++i) c[i / (4 * n)][i / 4 % n][i % 4] = 0;
+  if constexpr (!M::split) {
+    multiply<depth>(c, a, b);
+  } else {
+    float low[m][n][4] = {};
+#pragma unroll
+    for (int k = 0; k < depth / M::depth; ++k) {
+      typename M::A x[m];
+#pragma unroll
+      for (int i = 0; i < m; ++i) x[i] = a.fragment(i, k);
+#pragma unroll
+      for (int j = 0; j < n; j += 2) {
+        typename M::B y[2];
+        b.fragments(j, k, y);
+#pragma unroll
+        for (int i = 0; i < 2 * m; ++i) M::multiply(c[i / 2][j + i % 2], low[i / 2][j + i % 2], x[i / 2], y[i % 2]);
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < m * n * 4; ++i) {
+      float& x = c[i / (4 * n)][i / 4 % n][i % 4];
+      float const y = low[i / (4 * n)][i / 4 % n][i % 4];
+      x = y == y ? x + y : x;
+    }
+  }
+}
+
+}  // namespace ringattn::cuda
