@@ -2,6 +2,7 @@
 // Shapes, strided views tagged with a memory space, and an owning host tensor. Axis order is [batch, seq, heads, dim].
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -60,8 +61,9 @@ template <class T, class Space = HostSpace> struct View {
   /// Dense [batch, seq, heads, dim].
   RINGATTN_HD constexpr View(T* p, Extents e)
       : data(p), extents(e), stride{e.seq * e.heads * e.dim, e.heads * e.dim, e.dim, 1} {}
-  RINGATTN_HD constexpr View(T* p, Extents e, std::array<int64_t, 4> s)
+  RINGATTN_HD constexpr View(T* p, Extents e, int64_t const (&s)[4])
       : data(p), extents(e), stride{s[0], s[1], s[2], s[3]} {}
+  constexpr View(T* p, Extents e, std::array<int64_t, 4> s) : View(p, e) { std::copy(s.begin(), s.end(), stride); }
   template <class U>
   requires(std::is_same_v<T, U const> && !std::is_same_v<T, U>) RINGATTN_HD constexpr View(View<U, Space> const& o)
       : data(o.data), extents(o.extents), stride{o.stride[0], o.stride[1], o.stride[2], o.stride[3]} {}
