@@ -150,11 +150,12 @@ class InProcess {
 static_assert(RingCommunicator<InProcess, HostControl> && Control<InProcess> && Moves<InProcess, HostSpace> &&
               !Moves<InProcess, DeviceSpace>);
 
-/// Runs f(InProcess&) on n threads, one per rank, and returns when all have ended. An exception on one rank aborts the
-/// ring with the reason "rank r: <what>"; after joining, the first exception that is not Error{aborted} is rethrown,
-/// else the first. A thread that neither returns nor communicates is waited for.
-template <class F> void run_ranks(int n, F&& f, RunOptions options = {}) {
-  InProcess::World world(n, options);
+/// Runs f(comm) on n threads, one per rank, and returns when all have ended. `Communicator`: one whose ranks are
+/// threads of one world. An exception on one rank aborts the ring with the reason "rank r: <what>"; after joining, the
+/// first exception that is not Error{aborted} is rethrown, else the first. A thread that neither returns nor
+/// communicates is waited for.
+template <class Communicator = InProcess, class F> void run_ranks(int n, F&& f, RunOptions options = {}) {
+  typename Communicator::World world(n, options);
   std::mutex mutex;
   std::exception_ptr first, cause;
   auto const failed = [&](int rank, std::string const& what, bool consequence) {
@@ -167,7 +168,7 @@ template <class F> void run_ranks(int n, F&& f, RunOptions options = {}) {
   };
   auto const body = [&](int rank) {
     try {
-      InProcess comm(world, rank);
+      Communicator comm(world, rank);
       f(comm);
     } catch (Error const& e) {
       failed(rank, e.what(), e.code() == ErrorCode::aborted);

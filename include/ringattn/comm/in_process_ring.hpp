@@ -56,8 +56,12 @@ class InProcessRing {
     std::byte* to = nullptr;          ///< of a receive
     size_t bytes = 0;
     bool is_send = false;
+    void* place = nullptr;  ///< of memory that is not the host's: what the mover knows about it
     Post* next = nullptr;
   };
+
+  /// Moves a matched message where one side has a place, on the thread that posted second. What it throws aborts.
+  using Mover = void (*)(Post& send, Post& receive);
 
   /// The posts of one transfer. Records are kept and used again, so that a steady ring allocates nothing.
   struct Record {
@@ -77,8 +81,12 @@ class InProcessRing {
     std::chrono::steady_clock::time_point due{};  ///< of the last of them
   };
 
-  InProcessRing(int size, RunOptions const& options)
-      : size_(size), options_(options), channels_(2 * size_t(size) * size_t(size)), seats_(size_t(size)) {
+  InProcessRing(int size, RunOptions const& options, Mover mover = nullptr)
+      : size_(size),
+        options_(options),
+        mover_(mover),
+        channels_(2 * size_t(size) * size_t(size)),
+        seats_(size_t(size)) {
     for (size_t i = 0; i < channels_.size(); ++i) {
       channels_[i].from = int(i / size_t(size)) % size;
       channels_[i].to = int(i % size_t(size));
@@ -138,19 +146,23 @@ class InProcessRing {
     return record;
   }
 
-  void send(Record& record, Lane lane, int to, std::span<std::byte const> bytes) {
+  void send(Record& record, Lane lane, int to, std::span<std::byte const> bytes, void* place = nullptr) {
     record.posts.push_back({.record = &record,
                             .channel = &channel(lane, record.rank, to),
                             .from = bytes.data(),
                             .bytes = bytes.size(),
-                            .is_send = true});
+                            .is_send = true,
+                            .place = place});
     post(record.posts.back());
   }
 
-  void receive(Record& record, Lane lane, int from, std::span<std::byte> bytes) {
-    if (options_.chaos.poison && !bytes.empty()) std::memset(bytes.data(), 0xff, bytes.size());
-    record.posts.push_back(
-        {.record = &record, .channel = &channel(lane, from, record.rank), .to = bytes.data(), .bytes = bytes.size()});
+  void receive(Record& record, Lane lane, int from, std::span<std::byte> bytes, void* place = nullptr) {
+    if (options_.chaos.poison && !place && !bytes.empty()) std::memset(bytes.data(), 0xff, bytes.size());
+    record.posts.push_back({.record = &record,
+                            .channel = &channel(lane, from, record.rank),
+                            .to = bytes.data(),
+                            .bytes = bytes.size(),
+                            .place = place});
     post(record.posts.back());
   }
 
@@ -250,9 +262,28 @@ class InProcessRing {
       lose(receive);
       return;
     }
-    if (send.bytes != 0) std::memcpy(receive.to, send.from, send.bytes);
+    if (!move(send, receive)) {
+      lose(send);
+      lose(receive);
+      return;
+    }
     settle(send, false);
     settle(receive, false);
+  }
+
+  bool move(Post& send, Post& receive) {
+    if (send.bytes == 0) return true;
+    if (!send.place && !receive.place) {
+      std::memcpy(receive.to, send.from, send.bytes);
+      return true;
+    }
+    try {
+      mover_(send, receive);
+      return true;
+    } catch (std::exception const& e) {
+      abort(e.what());
+      return false;
+    }
   }
 
   void lose(Post& post) { settle(post, true); }
@@ -323,6 +354,7 @@ class InProcessRing {
 
   int size_;
   RunOptions options_;
+  Mover mover_;
   std::vector<Channel> channels_;  // lane, from, to
   std::vector<Seat> seats_;
 

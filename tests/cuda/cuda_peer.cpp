@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+// CudaPeer passes the conformance suite with host memory and with device memory, on one device and on several.
+#include <doctest/doctest.h>
+#include <ringattn/comm/cuda_peer.hpp>
+
+#include "on_device.hpp"
+
+using namespace ringattn;
+using namespace ringattn::test;
+
+namespace {
+
+int device_count() {
+  int n = 0;
+  cuda::check(cudaGetDeviceCount(&n), "cudaGetDeviceCount");
+  return n;
+}
+
+struct Broken {
+  using Space = DeviceSpace;
+  int device() const { return 1000; }
+  cudaStream_t stream() const { return nullptr; }
+};
+
+/// Virtual ranks of device 0, or one rank per device.
+int device_of(int rank, bool spread) { return spread ? rank % device_count() : 0; }
+
+RunOptions chaos(std::uint64_t seed) {
+  return {.chaos = {.seed = seed, .delay = std::chrono::microseconds(200), .poison = true}};
+}
+
+void run_conformance(RunOptions options, bool spread, std::initializer_list<int> sizes) {
+  for (int n : sizes)
+    for (auto const& c : conformance<OnDevice<CudaPeer>>) {
+      CAPTURE(n);
+      CAPTURE(spread);
+      CAPTURE(std::string(c.name));
+      CHECK_NOTHROW(run_ranks<CudaPeer>(
+          n,
+          [&](CudaPeer& comm) {
+            OnDevice<CudaPeer> device(comm, device_of(comm.rank(), spread));
+            c.run(device);
+          },
+          options));
+    }
+}
+
+}  // namespace
+
+TEST_CASE("cuda_peer: conformance with host memory") {
+  for (int n : {1, 2, 3})
+    for (auto const& c : conformance<CudaPeer>) {
+      CAPTURE(n);
+      CAPTURE(std::string(c.name));
+      CHECK_NOTHROW(run_ranks<CudaPeer>(n, c.run));
+    }
+}
+
+TEST_CASE("cuda_peer: conformance with virtual ranks on one device") { run_conformance({}, false, {1, 2, 4}); }
+TEST_CASE("cuda_peer: conformance with a device for every rank") { run_conformance({}, true, {2, 3}); }
+TEST_CASE("cuda_peer: conformance with late and poisoned messages") { run_conformance(chaos(3), true, {3}); }
+
+TEST_CASE("cuda_peer: blocks rotate") {
+  unsigned const seed = 815;
+  CAPTURE(seed);
+  for (bool spread : {false, true})
+    for (int n : {2, 3, 4}) {
+      CAPTURE(n);
+      CHECK_NOTHROW(run_ranks<CudaPeer>(n, [&](CudaPeer& comm) {
+        OnDevice<CudaPeer> device(comm, device_of(comm.rank(), spread));
+        rotates(device, seed + unsigned(n), 12);
+      }));
+    }
+}
+
+TEST_CASE("cuda_peer: the host waits for posts, not for devices") {
+  // The sender's stream is held up by a host function that returns only when every rank's wait has.
+  struct Gate {
+    std::mutex mutex;
+    std::condition_variable changed;
+    bool open = false;
+  } gate;
+  run_ranks<CudaPeer>(2, [&](CudaPeer& comm) {
+    StreamBackend backend(0);
+    DeviceBytes memory(backend, 64);
+    if (comm.rank() == 0) {
+      Bytes const text = message(64, 0, 1);
+      cuda::check(cudaLaunchHostFunc(
+                      backend.stream(),
+                      [](void* g) {
+                        auto& there = *static_cast<Gate*>(g);
+                        std::unique_lock lock(there.mutex);
+                        there.changed.wait_for(lock, 20s, [&] { return there.open; });
+                      },
+                      &gate),
+                  "host function");
+      memory.put(text);
+    }
+    Send const s{1, memory.span()};
+    Recv const r{0, memory.span()};
+    auto t = comm.rank() == 0 ? comm.exchange(backend, {&s, 1}, {}) : comm.exchange(backend, {}, {&r, 1});
+    while (!t.wait_for(backend, 10ms)) require(!comm.aborted(), "not aborted");
+    gather(comm, 0);
+    if (comm.rank() == 0) {
+      std::lock_guard lock(gate.mutex);
+      gate.open = true;
+      gate.changed.notify_all();
+    }
+    Bytes got(64);
+    memory.get(got);
+    require(got == message(64, 0, 1), "what was sent arrives");
+  });
+}
+
+TEST_CASE("cuda_peer: device and host memory do not meet in a message") {
+  run_ranks<CudaPeer>(2, [](CudaPeer& comm) {
+    StreamBackend backend(0);
+    HostControl host;
+    DeviceBytes memory(backend, 8);
+    Bytes bytes(8);
+    Send const s{1, bytes};
+    Recv const r{0, memory.span()};
+    auto t = comm.rank() == 0 ? comm.exchange(host, {&s, 1}, {}) : comm.exchange(backend, {}, {&r, 1});
+    while (!comm.aborted()) require(!t.wait_for(backend, 1ms), "it does not arrive");
+    require(comm.aborted()->find("device memory on both sides") != std::string::npos, *comm.aborted());
+  });
+}
+
+TEST_CASE("cuda_peer: errors of the runtime are typed") {
+  run_ranks<CudaPeer>(1, [](CudaPeer& comm) {
+    Broken broken;
+    try {
+      comm.exchange(broken, {}, {});
+      require(false, "an unknown device is refused");
+    } catch (Error const& e) {
+      require(e.code() == ErrorCode::device, e.what());
+    }
+  });
+}
