@@ -141,7 +141,7 @@ template <class K, class Space> struct BackwardStep : AttendStep<K, Space> {
 /// A place where attention is computed. `allocate(bytes)` gives a movable owner whose `data()` is a std::byte* aligned
 /// to 64 bytes, or throws Error{out_of_memory}; `copy(from, to)` copies a tensor between views of equal extents,
 /// converting the element type (order of the stream); `synchronize()` returns when all work is done and throws what
-/// went wrong.
+/// went wrong. A stream backend also has `synchronize_for(slice)`: false if that takes longer.
 template <class B>
 concept DeviceBackend = requires(B& b, size_t n, View<float const, typename B::Space> from,
                                  View<float, typename B::Space> to) {

@@ -36,7 +36,7 @@ template <class P> class RingAttention {
 
   /// Plans: checks the options, compares them with the other ranks', derives the schedule and gets the workspace.
   /// Collective. Throws the same Error on every rank: invalid_argument, contract_mismatch, out_of_memory, ...
-  RingAttention(Backend& backend, Communicator& comm, Options options) : comm_(comm) {
+  RingAttention(Backend& backend, Communicator& comm, Options options) : backend_(backend), comm_(comm) {
     guarded_plan([&] {
       Ring const here{comm.rank(), comm.size()};
       std::optional<Error> error;
@@ -98,6 +98,13 @@ template <class P> class RingAttention {
                       {{"q", a.q}, {"k", a.k}, {"v", a.v}, {"out", a.out}, {"lse", a.lse}, {"dout", a.dout}});
       engine_->backward(a);
     });
+  }
+
+  /// Returns when what was enqueued is done, on host backends at once. With Commit::local on a stream backend this is
+  /// where late or dead peers surface: throws as forward does, within comm.deadline(). Waiting for the stream itself
+  /// instead may take for ever.
+  void synchronize() {
+    call([&] { settle(comm_, backend_, "synchronize"); });
   }
 
  private:
@@ -203,6 +210,7 @@ template <class P> class RingAttention {
     checks.tensor("v", a.v, shape.v);
   }
 
+  Backend& backend_;
   Communicator& comm_;
   std::unique_ptr<Plan<P>> plan_;  // outlives the engine, which refers to it
   std::unique_ptr<Engine<typename P::Strategy, P>> engine_;

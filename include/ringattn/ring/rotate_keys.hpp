@@ -121,7 +121,7 @@ template <class P> class Engine<RotateKeys, P> {
     if (plan_.here.size == 1) return;
     if (!plan_.vote) return;
     detail::Stopwatch watch(traffic_.timings.wait_s);
-    backend_.synchronize();
+    settle(comm_, backend_, "vote: this rank's steps");
     char const yes = 1;
     all_gather(comm_, yes, std::span(votes_), "vote");
   }
