@@ -48,8 +48,13 @@ template <class Format> struct Mma16 : Format {
     Word const e = Format::exponent;
     return ((x & e) == e ? 0 : x & 0xffffu) | (((x >> 16) & e) == e ? 0 : x & 0xffff0000u);
   }
-  /// ... and for the others.
-  __device__ static Word specials(Word x) { return x ^ finite(x); }
+  __device__ static Word negative(Word x) { return x ^ 0x80008000u; }
+  /// The element of a word that stands in this column of a tile.
+  __device__ static float element(Word x, int column) {
+    typename Format::Element e;
+    e.bits = static_cast<std::uint16_t>(x >> (column % 2 * 16));
+    return float(e);
+  }
 };
 
 struct Bf16Format {
@@ -73,7 +78,8 @@ struct Mma32 {
 
   __device__ static bool special(Word x) { return (x & exponent) == exponent; }
   __device__ static Word finite(Word x) { return special(x) ? 0 : x; }
-  __device__ static Word specials(Word x) { return special(x) ? x : 0; }
+  __device__ static Word negative(Word x) { return x ^ 0x80000000u; }
+  __device__ static float element(Word x, int) { return __uint_as_float(x); }
 };
 
 }  // namespace detail

@@ -38,19 +38,37 @@ template <class T> struct RowsOf {
   RINGATTN_HD T* at(int64_t b, int64_t s, int64_t h) const { return data + b * batch + s * row + h * head; }
 };
 
+/// Stores eight values as elements 8 column, 8 column + 1, ... of the row at `to`.
+template <class T> __device__ inline void store_8(RowsOf<T> const& tensor, T* to, int column, float const (&x)[8]) {
+  if (tensor.chunks) {
+    struct alignas(16) Chunk {
+      T x[16 / sizeof(T)];
+    };
+    Chunk chunk[8 / (16 / sizeof(T))];
+#pragma unroll
+    for (int i = 0; i < 8; ++i) chunk[i / (16 / sizeof(T))].x[i % (16 / sizeof(T))] = T(x[i]);
+#pragma unroll
+    for (int i = 0; i < int(8 * sizeof(T) / 16); ++i)
+      reinterpret_cast<Chunk*>(to)[column * int(8 * sizeof(T) / 16) + i] = chunk[i];
+  } else {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) to[(8 * column + i) * tensor.dim] = T(x[i]);
+  }
+}
+
 /// Calls f(row, chunk) for the chunks of a tile that belong to this thread: the same ones at every call.
-template <int rows, int chunks, int threads, class F> __device__ inline void each_chunk(F f) {
+template <int rows, int chunks, int threads, int unroll = rows, class F> __device__ inline void each_chunk(F f) {
   int const thread = int(threadIdx.x);
   if constexpr (threads >= chunks) {
     constexpr int together = threads / chunks;  // rows that all threads fill at once
     int const row = thread / chunks, chunk = thread % chunks;
     if (threads % chunks != 0 && row >= together) return;
-#pragma unroll
+#pragma unroll unroll
     for (int i = 0; i < rows; i += together)
       if (rows % together == 0 || i + row < rows) f(i + row, chunk);
   } else {
     static_assert(chunks % threads == 0, "ringattn: rows of a tile must be a multiple of the threads or shorter");
-#pragma unroll 4
+#pragma unroll 1
     for (int row = 0; row < rows; ++row)
       for (int chunk = thread; chunk < chunks; chunk += threads) f(row, chunk);
   }
@@ -82,7 +100,7 @@ template <class Mma_, int rows_, int columns_, int threads> struct SharedTile {
     if (tensor.chunks)
       each_chunk<rows, chunks, threads>([&](int row, int chunk) {
         bool const valid = row < count;
-        ptx::copy_16(at(row, chunk), from + (valid ? row * tensor.row : 0) + chunk * per_chunk, valid);
+        ptx::copy_16(at(row, chunk), from + row * tensor.row + chunk * per_chunk, valid);
       });
     else
       fill_by_elements(tensor, from, count);
@@ -99,6 +117,11 @@ template <class Mma_, int rows_, int columns_, int threads> struct SharedTile {
     });
     return found;
   }
+  /// Element (row, column).
+  __device__ float element(int row, int column) const {
+    Word const x = ptx::load_word(at(row, column / per_chunk) + Word(column % per_chunk * int(sizeof(T))) / 4 * 4);
+    return Mma::element(x, column);
+  }
   /// Replaces each word of this thread's part by f(word).
   template <class F> __device__ void transform(F f) const {
     each_chunk<rows, chunks, threads>([&](int row, int chunk) {
@@ -111,9 +134,7 @@ template <class Mma_, int rows_, int columns_, int threads> struct SharedTile {
 
  private:
   __device__ void fill_by_elements(RowsOf<T const> const& tensor, T const* from, int count) const {
-#pragma unroll 1
-    for (int i = int(threadIdx.x); i < rows * chunks; i += threads) {
-      int const row = i / chunks, chunk = i % chunks;
+    each_chunk<rows, chunks, threads, 1>([&](int row, int chunk) {
       Word x[4] = {};
       if (row < count) {
         T const* const p = from + row * tensor.row + chunk * per_chunk * tensor.dim;
@@ -125,7 +146,7 @@ template <class Mma_, int rows_, int columns_, int threads> struct SharedTile {
             x[e] = __float_as_uint(p[e * tensor.dim]);
       }
       ptx::store_words(at(row, chunk), x);
-    }
+    });
   }
 };
 
@@ -151,8 +172,9 @@ __device__ inline int lane() { return int(threadIdx.x) % 32; }
 
 }  // namespace detail
 
-// ---------------------------------------------------------------- operands: fragment (m, k) of A, (n, k) and (n + 1,
-// k) of B
+// ---------------------------------------------------------------- operands
+
+// A gives fragment (m, k), B fragments (n, k) and (n + 1, k).
 
 /// m: in 16 rows, from row `first` of the tile. k: in Mma::depth columns.
 template <class Tile> class RowsAsA {

@@ -2,7 +2,7 @@
 // Block sizes of the kernels.
 #pragma once
 
-#include "../concepts.hpp"
+#include "budget.hpp"
 
 namespace ringattn::inline RINGATTN_ABI {
 
@@ -14,9 +14,11 @@ template <int q_, int kv_> struct FixedTiles {
   }
 };
 
-/// Blocks that keep one panel of queries and one of scores in the first-level cache of today's CPUs (arch 0).
+/// CPUs (arch 0): blocks that keep one panel of queries and one of scores in the first-level cache. GPUs: the first of
+/// budget::candidates that fits in registers and shared memory.
 struct DefaultTiles {
-  constexpr Tile operator()(int /*arch*/, int /*head_dim*/, int /*value_dim*/, int element_bytes) const {
+  constexpr Tile operator()(int arch, int head_dim, int value_dim, int element_bytes) const {
+    if (arch >= 80) return budget::tensor_core_tile(arch, head_dim, value_dim, element_bytes);
     return element_bytes > 4 ? Tile{.q = 32, .kv = 64} : Tile{.q = 64, .kv = 128};
   }
 };

@@ -1,0 +1,329 @@
+// SPDX-License-Identifier: Apache-2.0
+// Forward attention for sm_80 and up, resumable: mma.sync on fragments in registers, keys and values by cp.async.
+//
+// A block has one tile of queries of one head and walks the key tiles that it sees. While scores are computed its
+// values arrive, while values are summed the next keys arrive (Dao 2023). Between steps the running outputs lie in the
+// workspace as the registers hold them, in fp32: a step goes on as if it had never stopped.
+#pragma once
+
+#include <algorithm>
+#include <climits>
+#include <type_traits>
+
+#include "../launch.hpp"
+#include "../scores.cuh"
+#include "../tiles.hpp"
+
+namespace ringattn::inline RINGATTN_ABI::cuda::sm80 {
+
+/// Compile-time sizes of a kernel.
+template <class K, int arch> struct Sizes {
+  static constexpr Tile tile = tile_of<K, arch>;
+  static constexpr int threads = 32 * tile.warps, stages = tile.stages;
+  static constexpr int warp_rows = tile.q / tile.warps;
+  static constexpr int m = warp_rows / 16;       ///< 16-row tiles of a warp
+  static constexpr int n = tile.kv / 8;          ///< 8-column tiles of scores
+  static constexpr int d = K::value_dim / 8;     ///< ... of outputs
+  static constexpr int images = tile.warps * m;  ///< 16-row tiles of a block
+
+  using Mma = cuda::Mma<typename K::Precision>;
+  using Queries = SharedTile<Mma, tile.q, K::head_dim, threads>;
+  using Keys = SharedTile<Mma, tile.kv, K::head_dim, threads>;
+  using Values = SharedTile<Mma, tile.kv, K::value_dim, threads>;
+  static constexpr int shared = Queries::bytes + stages * (Keys::bytes + Values::bytes);
+};
+
+/// The workspace: per panel (one query tile of one head) outputs as 16 x 8 accumulators, one float4 per lane, and per
+/// 16 rows one float4 {max, max, sum, sum} per lane, of rows g and g + 8. Outputs of rows whose max is -inf are 0,
+/// whatever lies there.
+struct Workspace {
+  float4* o;     // [panel][16 rows][8 columns][lane]
+  float4* rows;  // [panel][16 rows][lane]
+
+  template <class S> __device__ float4* outputs(int64_t panel, int image) const {
+    return o + (panel * S::images + image) * (S::d * 32);
+  }
+  template <class S> __device__ float4* state(int64_t panel, int image) const {
+    return rows + (panel * S::images + image) * 32;
+  }
+};
+
+/// What a kernel is told.
+template <class K> struct ForwardParameters {
+  using E = typename K::Element;
+
+  RowsOf<E const> q, k, v;
+  RunTable q_runs, k_runs;
+  Workspace work;
+  typename K::Mask mask;
+  typename K::Score score;
+  float scale;
+  int64_t heads, group;  ///< query heads; of one key/value head
+  int64_t together;      ///< heads that run side by side: what their keys and values take fits in the L2 cache
+
+  /// Which head and query tile a block has. The heads of a section side by side, late tiles first: under a causal mask
+  /// they have the most work.
+  struct Place {
+    int64_t b, head, tile, panel;
+  };
+  __device__ Place place(int64_t block) const {
+    int64_t const tiles = q_runs.tiles(), entry = block / (heads * tiles), rest = block % (heads * tiles);
+    int64_t const section = rest / (together * tiles), inside = rest % (together * tiles);
+    int64_t const head = section * together + inside % together, tile = tiles - 1 - inside / together;
+    return {entry, head, tile, (entry * heads + head) * tiles + tile};
+  }
+};
+
+template <class K, int arch>
+RINGATTN_HIDDEN __global__
+__launch_bounds__(Sizes<K, arch>::threads) void attend(__grid_constant__ ForwardParameters<K> const p) {
+  using S = Sizes<K, arch>;
+  constexpr int m = S::m, n = S::n, d = S::d, stages = S::stages;
+  extern __shared__ __align__(128) unsigned char shared[];
+  typename S::Queries const queries{ptx::shared_address(shared)};
+  auto const keys = [&](int slot) {
+    return typename S::Keys{queries.address + Word(S::Queries::bytes + slot * S::Keys::bytes)};
+  };
+  auto const values = [&](int slot) {
+    return typename S::Values{queries.address +
+                              Word(S::Queries::bytes + stages * S::Keys::bytes + slot * S::Values::bytes)};
+  };
+
+  auto const place = p.place(blockIdx.x);
+  RowTile const mine = p.q_runs.tile(place.tile);
+  int64_t const kv_head = place.head / p.group;
+  int const warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32, first_row = warp * S::warp_rows;
+
+  KeyTiles here(p.k_runs, p.mask, mine.rows);
+  if (here.done()) return;
+  KeyTiles ahead = here;
+  auto const fetch_keys = [&](int slot) {
+    if (!ahead.done()) keys(slot).fill(p.k, p.k.at(place.b, ahead.local(), kv_head), ahead.count());
+    ptx::commit_copies();
+  };
+  auto const fetch_values = [&](int slot) {
+    if (!ahead.done()) values(slot).fill(p.v, p.v.at(place.b, ahead.local(), kv_head), ahead.count());
+    ptx::commit_copies();
+  };
+  constexpr int under_way = 2 * stages - 2;  // of the keys, values, keys, ... that are ordered ahead
+
+  queries.fill(p.q, p.q.at(place.b, mine.local, place.head), int(mine.rows.count));
+  fetch_keys(0);
+#pragma unroll
+  for (int slot = 1; slot < stages; ++slot) {
+    fetch_values(slot - 1);
+    ahead.next();
+    fetch_keys(slot);
+  }
+  // A negative scale moves to the queries: weigh takes the largest product for the largest score.
+  float const unit = K::Score::identity ? fabsf(p.scale) * float(softmax::log2_e) : 1.f;
+  if (K::Score::identity && p.scale < 0) {
+    ptx::wait_copies<under_way>();
+    queries.transform([](Word x) { return S::Mma::negative(x); });
+  }
+
+  RowState<m> state;
+  float o[m][d][4];
+#pragma unroll
+  for (int i = 0; i < m; ++i) {
+    float4 const rows = p.work.template state<S>(place.panel, warp * m + i)[lane];
+    state.max[2 * i] = rows.x, state.max[2 * i + 1] = rows.y, state.sum[2 * i] = rows.z, state.sum[2 * i + 1] = rows.w;
+    bool const fresh = rows.x == softmax::minus_infinity<float> && rows.y == softmax::minus_infinity<float>;
+    float4 const* const from = p.work.template outputs<S>(place.panel, warp * m + i);
+#pragma unroll
+    for (int j = 0; j < d; ++j) {
+      float4 const x = fresh ? float4{0, 0, 0, 0} : from[j * 32 + lane];
+      o[i][j][0] = x.x, o[i][j][1] = x.y, o[i][j][2] = x.z, o[i][j][3] = x.w;
+    }
+  }
+
+  for (int slot = 0;; slot = (slot + 1) % stages) {
+    ptx::wait_copies<under_way>();
+    __syncthreads();  // keys are here, and nobody reads the values of the last turn any more
+    fetch_values((slot + stages - 1) % stages);
+    float s[m][n][4];  // [q, kv]
+    multiply_scores<K::head_dim>(s, RowsAsA(queries, first_row), RowsAsB(keys(slot)));
+    unsigned seen = ~0u;
+    if (!K::Score::identity || here.partial())
+      seen = mask_scores(s, p.mask, p.score, p.scale, place.head, mine.rows, first_row, here.rows());
+
+    ptx::wait_copies<under_way>();
+    // A masked pair must not count, not even as 0 * inf. Split products take finite factors only.
+    bool const careful = (S::Mma::split || here.partial()) && values(slot).special();
+    bool const special = __syncthreads_or(careful);  // values are here, and nobody reads these keys any more
+    ahead.next();
+    fetch_keys(slot);
+    weigh(s, unit, seen, state, o);
+    if (special) {
+      add_specials(o, values(slot), p.mask, mine.rows, first_row, here.rows());
+      __syncthreads();
+      values(slot).transform([](Word x) { return S::Mma::finite(x); });
+      __syncthreads();
+    }
+    multiply<S::tile.kv>(o, sums_as_a<typename S::Mma>(s), ColumnsAsB(values(slot)));  // [q, value]
+    here.next();
+    if (here.done()) break;
+  }
+
+#pragma unroll
+  for (int i = 0; i < m; ++i) {
+    p.work.template state<S>(place.panel, warp * m + i)[lane] =
+        float4{state.max[2 * i], state.max[2 * i + 1], state.sum[2 * i], state.sum[2 * i + 1]};
+    float4* const to = p.work.template outputs<S>(place.panel, warp * m + i);
+#pragma unroll
+    for (int j = 0; j < d; ++j) to[j * 32 + lane] = float4{o[i][j][0], o[i][j][1], o[i][j][2], o[i][j][3]};
+  }
+}
+
+/// State of rows that have seen nothing.
+template <class K, int arch> RINGATTN_HIDDEN __global__ void clear(Workspace work, int64_t count) {
+  int64_t const i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+  float const none = softmax::minus_infinity<float>;
+  if (i < count) work.rows[i] = float4{none, none, 0, 0};
+}
+
+template <class K> struct FinishParameters {
+  RowsOf<typename K::Element> out;
+  RowsOf<float> lse;
+  RunTable q_runs;
+  Workspace work;
+  int64_t heads;
+};
+
+/// Normalises a panel and writes its rows: a thread has eight columns of rows g and g + 8.
+template <class K, int arch> RINGATTN_HIDDEN __global__ void finish(__grid_constant__ FinishParameters<K> const p) {
+  using S = Sizes<K, arch>;
+  int64_t const panel = blockIdx.x, tiles = p.q_runs.tiles();
+  int64_t const b = panel / (p.heads * tiles), head = panel / tiles % p.heads;
+  RowTile const mine = p.q_runs.tile(panel % tiles);
+  for (int item = int(threadIdx.x); item < S::images * 8 * S::d; item += int(blockDim.x)) {
+    int const column = item % S::d, g = item / S::d % 8, image = item / S::d / 8;
+    float4 const* const rows = p.work.template state<S>(panel, image) + 4 * g;
+    float4 const* const o = p.work.template outputs<S>(panel, image) + column * 32 + 4 * g;
+    float4 const r[4] = {rows[0], rows[1], rows[2], rows[3]};
+    bool const fresh = r[0].x == softmax::minus_infinity<float> && r[0].y == softmax::minus_infinity<float>;
+    float4 x[4] = {};
+    if (!fresh)
+      for (int t = 0; t < 4; ++t) x[t] = o[t];
+    for (int half = 0; half < 2; ++half) {
+      int const row = image * 16 + half * 8 + g;
+      if (row >= mine.rows.count) continue;
+      float const max = half ? r[0].y : r[0].x;
+      float const sum = half ? (r[0].w + r[1].w) + (r[2].w + r[3].w) : (r[0].z + r[1].z) + (r[2].z + r[3].z);
+      bool const undefined = sum == 0 && max != softmax::minus_infinity<float>;
+      float const factor = undefined ? sum / sum : softmax::normaliser(sum);
+      float y[8];
+      for (int t = 0; t < 4; ++t) {
+        y[2 * t] = (half ? x[t].z : x[t].x) * factor;
+        y[2 * t + 1] = (half ? x[t].w : x[t].y) * factor;
+      }
+      store_8(p.out, p.out.at(b, mine.local + row, head), column, y);
+      if (column == 0 && p.lse.data) *p.lse.at(b, mine.local + row, head) = undefined ? factor : softmax::lse(max, sum);
+    }
+  }
+}
+
+/// How a step's work is laid out, and how kernels are launched.
+template <class K> struct Forward {
+  using Step = AttendStep<K, DeviceSpace>;
+  using Result = AttendResult<K, DeviceSpace>;
+  static_assert(
+      requires { sizeof(Mma<typename K::Precision>); },
+      "ringattn: Cuda<sm80> computes attention in Fp32, Tf32, Bf16 and Fp16; take one of them as Policy::Precision");
+  static_assert(K::head_dim % 32 == 0 && K::value_dim % 32 == 0,
+                "ringattn: Cuda<sm80> computes attention for head_dim and value_dim in multiples of 32");
+
+  /// Bytes of state for a plan on any card.
+  static size_t bytes(AttendShape const& shape) {
+    auto const of = [&]<int arch>(std::integral_constant<int, arch>) {
+      int64_t const tiles = RunTable(shape.q_rows, tile_of<K, arch>.q, nullptr).tiles();
+      return Layout<arch>(shape.batch * shape.heads * tiles, int64_t(shape.q_rows.size()), shape.kv_runs).bytes;
+    };
+    return std::max(of(std::integral_constant<int, 80>{}), of(std::integral_constant<int, 86>{}));
+  }
+
+  static void begin(Step const& step, Launch const& where) {
+    with_arch(where, [&]<int arch>(std::integral_constant<int, arch>) {
+      Plan<arch> const plan(step);
+      plan.q_runs.write(step.q_rows, where);
+      int64_t const count = plan.panels * Sizes<K, arch>::images * 32;
+      launch("begin attention", clear<K, arch>, blocks((count + 255) / 256), 256, 0, where, plan.work, count);
+    });
+  }
+
+  static void step(Step const& step, Launch const& where) {
+    with_arch(where, [&]<int arch>(std::integral_constant<int, arch>) {
+      using S = Sizes<K, arch>;
+      Plan<arch> const plan(step);
+      RunTable const k_runs(step.k_rows, S::tile.kv, step.state + plan.layout.k_runs);
+      if (k_runs.tiles() == 0) return;
+      k_runs.write(step.k_rows, where);
+      Extents const q = step.q.extents, k = step.k.extents;
+      int64_t const group = q.heads / k.heads;
+      int64_t together = q.heads;
+      int64_t const of_head = k.seq * (K::head_dim + K::value_dim) * int64_t(sizeof(typename K::Element));
+      while (together % 2 == 0 && together / group * of_head > keys_in_cache) together /= 2;
+      ForwardParameters<K> const p{RowsOf(step.q), RowsOf(step.k), RowsOf(step.v), plan.q_runs, k_runs, plan.work,
+                                   step.mask,      step.score,     step.scale,     q.heads,     group,  together};
+      launch("attention", attend<K, arch>, blocks(plan.panels), S::threads, S::shared, where, p);
+    });
+  }
+
+  static void finish(Step const& step, Result const& result, Launch const& where) {
+    with_arch(where, [&]<int arch>(std::integral_constant<int, arch>) {
+      Plan<arch> const plan(step);
+      FinishParameters<K> const p{RowsOf(result.out), RowsOf(result.lse), plan.q_runs, plan.work, step.q.extents.heads};
+      launch("finish attention", sm80::finish<K, arch>, blocks(plan.panels), 256, 0, where, p);
+    });
+  }
+
+ private:
+  /// Keys and values that heads which run side by side may have: less than the L2 cache of any card this size.
+  static constexpr int64_t keys_in_cache = 16 << 20;
+
+  /// Offsets in the state.
+  template <int arch> struct Layout {
+    size_t q_runs = 0, o, rows, k_runs, bytes;
+
+    Layout(int64_t panels, int64_t q_run_count, int64_t k_run_count) {
+      int64_t const lanes = panels * Sizes<K, arch>::images * 32;
+      o = RunTable::bytes(q_run_count);
+      rows = o + size_t(lanes * Sizes<K, arch>::d) * sizeof(float4);
+      k_runs = rows + size_t(lanes) * sizeof(float4);
+      bytes = k_runs + RunTable::bytes(k_run_count);
+    }
+  };
+
+  /// What the kernels of one call share.
+  template <int arch> struct Plan {
+    RunTable q_runs;
+    int64_t panels;
+    Layout<arch> layout;
+    Workspace work;
+
+    explicit Plan(Step const& step)
+        : q_runs(step.q_rows, tile_of<K, arch>.q, step.state),
+          panels(step.q.extents.batch * step.q.extents.heads * q_runs.tiles()),
+          layout(panels, int64_t(step.q_rows.size()), int64_t(step.k_rows.size())),
+          work{reinterpret_cast<float4*>(step.state + layout.o), reinterpret_cast<float4*>(step.state + layout.rows)} {}
+  };
+
+  /// f(arch) for the tiles that the card has the shared memory for.
+  template <class F> static void with_arch(Launch const& where, F f) {
+    if constexpr (tile_of<K, 80> == tile_of<K, 86>)
+      f(std::integral_constant<int, 80>{});
+    else if (size_t(Sizes<K, 80>::shared) <= where.shared_limit)
+      f(std::integral_constant<int, 80>{});
+    else
+      f(std::integral_constant<int, 86>{});
+  }
+
+  static dim3 blocks(int64_t count) {
+    if (count > INT_MAX)
+      throw Error(ErrorCode::invalid_argument, -1, "batch * heads * tiles of queries", "at most 2^31 - 1",
+                  std::to_string(count));
+    return dim3(unsigned(count));
+  }
+};
+
+}  // namespace ringattn::cuda::sm80

@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: Apache-2.0
+// Runs the forward kernels directly, step by step, and judges what came out against the oracle.
+#pragma once
+
+#include <ringattn/cuda/sm80/attention.cuh>
+#include <ringattn/policy.hpp>
+
+#include <cstring>
+#include <string>
+
+#include "../emulator/check.cuh"
+#include "../inputs.hpp"
+
+namespace ringattn::test {
+
+/// Masks chosen at run time, so that one compiled kernel tests all of them.
+struct AnyMask {
+  enum Kind { full, causal, window, parity, documents, nothing };
+  static constexpr char const* names[] = {"full", "causal", "window", "parity", "documents", "nothing"};
+
+  int kind = full;
+  int64_t a = 0, b = 0;  // causal: offset; window: left, right; documents: length
+
+  RINGATTN_HD bool visible(int64_t q, int64_t k) const {
+    switch (kind) {
+      case causal:
+        return Causal{a}.visible(q, k);
+      case window:
+        return SlidingWindow{a, b}.visible(q, k);
+      case parity:
+        return (q + k) % 2 == 0;
+      case documents:
+        return q / a == k / a && k <= q;
+      default:
+        return kind == full;
+    }
+  }
+  RINGATTN_HD Coverage coverage(Rows q, Rows k) const {
+    switch (kind) {
+      case full:
+        return Coverage::full;
+      case causal:
+        return Causal{a}.coverage(q, k);
+      case window:
+        return SlidingWindow{a, b}.coverage(q, k);
+      case documents:
+        return q.first / a > k.last() / a || k.first > q.last() ? Coverage::none : Coverage::partial;
+      case nothing:
+        return Coverage::none;
+      default:
+        return Coverage::partial;
+    }
+  }
+  std::uint64_t fingerprint() const { return 0; }
+};
+
+/// cap tanh(score / cap), and a slope that depends on head and distance.
+struct SoftCap {
+  static constexpr bool identity = false;
+  template <class A> RINGATTN_HD A apply(A score, int64_t head, int64_t q, int64_t k) const {
+    using std::tanh;
+    return A(4) * tanh(score / A(4)) - A(head + 1) * A(q > k ? q - k : k - q) / A(64);
+  }
+  template <class A> RINGATTN_HD A slope(A, int64_t, int64_t, int64_t) const { return A(1); }
+  std::uint64_t fingerprint() const { return 0; }
+};
+
+/// How a test lays a tensor out in memory.
+enum class Memory { dense, head_major, padded_rows, every_second };
+
+/// Some rows of a whole dense tensor, on the device, in a layout.
+template <class T>
+View<T, DeviceSpace> on_device(std::vector<T> const& whole, Extents e, std::vector<Rows> const& rows, Memory memory) {
+  int64_t const seq = count_rows(rows), width = e.dim + (memory == Memory::padded_rows ? 16 / int64_t(sizeof(T)) : 0);
+  int64_t const dim = memory == Memory::every_second ? 2 : 1, row = width * dim;
+  Extents const local{e.batch, seq, e.heads, e.dim};
+  bool const major = memory == Memory::head_major;
+  int64_t const stride[4] = {seq * e.heads * row, major ? row : e.heads * row, major ? seq * row : row, dim};
+  std::vector<T> values(size_t(e.batch * seq * e.heads * row));
+  std::memset(static_cast<void*>(values.data()), 0xff, values.size() * sizeof(T));  // what lies between is NaN
+  for (int64_t b = 0; b < e.batch; ++b) {
+    int64_t at = 0;
+    for (Rows const& r : rows)
+      for (int64_t i = 0; i < r.count; ++i, ++at)
+        for (int64_t h = 0; h < e.heads; ++h)
+          for (int64_t d = 0; d < e.dim; ++d)
+            values[size_t(b * stride[0] + at * stride[1] + h * stride[2] + d * dim)] =
+                whole[size_t(((b * e.seq + r.at(i)) * e.heads + h) * e.dim + d)];
+  }
+  return {device_copy(values), local, {stride[0], stride[1], stride[2], stride[3]}};
+}
+
+template <class Precision> struct ForwardCase {
+  using Element = typename Precision::Element;
+
+  Problem problem;
+  AnyMask mask{};
+  std::vector<Rows> q_rows;
+  std::vector<std::vector<Rows>> steps;
+  Memory memory = Memory::dense;
+  double scale = 0;
+  InputClass inputs = InputClass::normal;
+  std::uint64_t seed = 1;
+  size_t shared_limit = 163 * 1024;
+  void (*spoil)(DenseInputs<double>&, Problem const&, int head_dim, int value_dim) = nullptr;
+};
+
+template <class Precision> struct ForwardResult {
+  std::vector<typename Precision::Element> out;  // [batch, seq, heads, value_dim]
+  std::vector<float> lse;                        // [batch, seq, heads]
+
+  bool operator==(ForwardResult const& o) const {
+    return std::memcmp(out.data(), o.out.data(), out.size() * sizeof(out[0])) == 0 &&
+           std::memcmp(lse.data(), o.lse.data(), lse.size() * sizeof(float)) == 0;
+  }
+};
+
+template <class T> std::vector<T> convert(std::vector<double> const& x) {
+  std::vector<T> y;
+  for (double e : x) y.push_back(T(float(e)));
+  return y;
+}
+
+/// out and lse of a case when its key rows arrive in these steps.
+template <class K>
+ForwardResult<typename K::Precision> run_forward(ForwardCase<typename K::Precision> const& c,
+                                                 typename K::Score const& score, DenseInputs<double> const& in,
+                                                 std::vector<std::vector<Rows>> const& steps) {
+  using Element = typename K::Element;
+  using Forward = cuda::sm80::Forward<K>;
+  Problem const p = c.problem.resolved();
+  Extents const qe{p.batch, p.seq, p.heads, K::head_dim}, oe{p.batch, p.seq, p.heads, K::value_dim},
+      ke{p.batch, p.kv_seq, p.kv_heads, K::head_dim}, ve{p.batch, p.kv_seq, p.kv_heads, K::value_dim};
+  auto const q = convert<Element>(in.q), k = convert<Element>(in.k), v = convert<Element>(in.v);
+  std::vector<Element> const garbage(size_t(oe.count()), Element(77.f));
+  std::vector<float> const lse_garbage(size_t(oe.count() / oe.dim), 77.f);
+  auto const view_q = on_device(q, qe, c.q_rows, c.memory), view_out = on_device(garbage, oe, c.q_rows, c.memory);
+  auto const view_lse = on_device(lse_garbage, {oe.batch, oe.seq, oe.heads, 1}, c.q_rows, Memory::dense);
+
+  cudaStream_t stream;
+  CHECK_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  cuda::Launch const launch{stream, 0, c.shared_limit, 4};
+  size_t most_runs = 0;
+  for (auto const& s : steps) most_runs = std::max(most_runs, s.size());
+  size_t const bytes = Forward::bytes({p.batch, p.heads, p.kv_heads, c.q_rows, p.kv_seq, int64_t(most_runs)});
+  std::byte* const state = device_array<std::byte>(bytes);
+
+  AttendStep<K, DeviceSpace> step{};
+  step.q = View<Element const, DeviceSpace>(view_q);
+  step.q_rows = c.q_rows;
+  step.mask = c.mask;
+  step.score = score;
+  step.scale = float(c.scale != 0 ? c.scale : 1 / std::sqrt(double(K::head_dim)));
+  step.state = state;
+  Forward::begin(step, launch);
+  std::vector<void*> used{view_q.data, view_out.data, view_lse.data, state};
+  for (auto const& runs : steps) {
+    auto const view_k = on_device(k, ke, runs, c.memory), view_v = on_device(v, ve, runs, c.memory);
+    step.k = View<Element const, DeviceSpace>(view_k);
+    step.v = View<Element const, DeviceSpace>(view_v);
+    step.k_rows = runs;
+    Forward::step(step, launch);
+    used.push_back(view_k.data);
+    used.push_back(view_v.data);
+  }
+  AttendResult<K, DeviceSpace> const result{view_out, view_lse};
+  Forward::finish(step, result, launch);
+  CHECK_CUDA(cudaStreamSynchronize(stream));
+
+  ForwardResult<typename K::Precision> r{garbage, lse_garbage};
+  auto const fetch = [&](auto& whole, auto const& view, int64_t dim) {
+    Extents const& e = view.extents;
+    int64_t last = 1;
+    for (int i = 0; i < 4; ++i)
+      last += std::max<int64_t>(0, (i == 0 ? e.batch : i == 1 ? e.seq : i == 2 ? e.heads : e.dim) - 1) * view.stride[i];
+    auto const values = host_copy(view.data, e.count() > 0 ? size_t(last) : 0);
+    for (int64_t b = 0; b < e.batch; ++b) {
+      int64_t at = 0;
+      for (Rows const& rows : c.q_rows)
+        for (int64_t i = 0; i < rows.count; ++i, ++at)
+          for (int64_t h = 0; h < e.heads; ++h)
+            for (int64_t d = 0; d < dim; ++d)
+              whole[size_t(((b * p.seq + rows.at(i)) * p.heads + h) * dim + d)] =
+                  values[size_t(b * view.stride[0] + at * view.stride[1] + h * view.stride[2] + d * view.stride[3])];
+    }
+  };
+  fetch(r.out, view_out, K::value_dim);
+  fetch(r.lse, view_lse, 1);
+  for (void* x : used) CHECK_CUDA(cudaFree(x));
+  CHECK_CUDA(cudaStreamDestroy(stream));
+  return r;
+}
+
+/// Errors of `out` and `lse` against fp64, and their tolerances as in docs/numerics.md. Tf32: both factors of a score
+/// are off by 2^-11 at most, and so are weights and values.
+template <class Precision>
+bool judge(ForwardResult<Precision> const& r, DenseResults<double> const& exact, DenseResults<double> const& rounded,
+           std::string& text) {
+  bool constexpr low = sizeof(typename Precision::Element) == 2, tf32 = std::is_same_v<Precision, Tf32>;
+  double const s = 1 + exact.largest_score, eps = 0x1p-24;
+  double const unit = std::is_same_v<Precision, Bf16> ? 0x1p-8 : 0x1p-11;
+  Errors const e = errors_of(r.out, exact.out);
+  double tolerance = (tf32 ? 2 * unit : 16 * eps) * s;
+  if constexpr (low) tolerance += std::min(std::max(2 * errors_of(rounded.out, exact.out).max, unit), 2 * unit);
+  double const lse_tolerance = tf32 ? 2 * unit * s : std::max(1e-5, 2 * eps * s);
+  double lse_error = 0;
+  bool same = true;
+  for (size_t i = 0; i < exact.lse.size(); ++i) {
+    double const x = r.lse[i], ref = exact.lse[i];
+    if (std::isfinite(ref) && std::isfinite(x))
+      lse_error = std::max(lse_error, std::abs(x - ref) / std::max(1.0, std::abs(ref)));
+    else
+      same = same && (std::isnan(ref) ? std::isnan(x) : x == ref);
+  }
+  bool const ok = e.same_specials && same && e.max <= tolerance && lse_error <= lse_tolerance;
+  char line[200];
+  std::snprintf(line, sizeof line, "out %.2e of %.2e%s, lse %.2e of %.2e%s, largest score %.3g%s", e.max, tolerance,
+                e.same_specials ? "" : " SPECIALS", lse_error, lse_tolerance, same ? "" : " SPECIALS",
+                exact.largest_score, ok ? "" : " FAILS");
+  text = line;
+  return ok;
+}
+
+/// Runs a case in its steps and in one, which must be bitwise equal, and compares with the oracle.
+template <class K> void check_forward(char const* name, ForwardCase<typename K::Precision> const& c) {
+  using Precision = typename K::Precision;
+  Problem const p = c.problem.resolved();
+  auto const round = [](double x) { return double(float(typename K::Element(float(x)))); };
+  auto in = make_inputs<double>(c.inputs, p, K::head_dim, K::value_dim, c.seed, 120, round);
+  if (c.spoil) c.spoil(in, p, K::head_dim, K::value_dim);
+  typename K::Score const score{};
+  auto const exact = dense_attention<double>(p, K::head_dim, K::value_dim, c.mask, score, c.scale, in);
+  auto const rounded =
+      dense_attention<double>(p, K::head_dim, K::value_dim, c.mask, score, c.scale, in, RoundTo<typename K::Element>{});
+  auto const stepwise = run_forward<K>(c, score, in, c.steps);
+  std::string text;
+  bool ok = judge<Precision>(stepwise, exact, rounded, text);
+  if (c.steps.size() > 1) {
+    std::vector<Rows> all;
+    for (auto const& s : c.steps) all.insert(all.end(), s.begin(), s.end());
+    if (!(run_forward<K>(c, score, in, {all}) == stepwise)) {
+      ok = false;
+      text += ", in one step OTHER BITS";
+    }
+  }
+  std::printf("%s %s, head_dim %d, value_dim %d, %s: %s\n", ok ? "  " : "NO", name, K::head_dim, K::value_dim,
+              AnyMask::names[c.mask.kind], text.c_str());
+  if (!ok) ++failures;
+}
+
+}  // namespace ringattn::test
