@@ -26,6 +26,11 @@ class StreamBackend {
   ~StreamBackend() { (void)cudaStreamDestroy(stream_); }
   cudaStream_t stream() const { return stream_; }
   int device() const { return device_; }
+  bool done() const {
+    cudaError_t const state = cudaStreamQuery(stream_);
+    if (state != cudaErrorNotReady) cuda::check(state, "query");
+    return state == cudaSuccess;
+  }
   void synchronize() const { cuda::check(cudaStreamSynchronize(stream_), "synchronize"); }
 
  private:
@@ -76,6 +81,8 @@ template <class C> class OnDevice {
       if (this == &o) return *this;
       inner_ = std::move(o.inner_);  // what is under way ends before its memory is given back
       backend_ = std::move(o.backend_);
+      comm_ = o.comm_;
+      ordered_ = o.ordered_;
       out_ = std::move(o.out_);
       in_ = std::move(o.in_);
       to_ = std::move(o.to_);
@@ -84,17 +91,27 @@ template <class C> class OnDevice {
     ~Transfer() { inner_ = Inner(); }
 
     bool wait_for(HostControl& host, std::chrono::nanoseconds slice) {
-      if (!backend_) return inner_.wait_for(host, slice);
-      if (!inner_.wait_for(*backend_, slice)) return false;
+      if (!backend_) return inner_.wait_for(host, slice);  // host memory, or complete
+      auto const end = std::chrono::steady_clock::now() + slice;
+      if (!ordered_ && !inner_.wait_for(*backend_, slice)) return false;
+      ordered_ = true;
+      while (!backend_->done()) {
+        if (std::chrono::steady_clock::now() >= end || comm_->aborted()) return false;
+        std::this_thread::yield();
+      }
+      if (comm_->aborted()) return false;  // then the stream goes on without the bytes
       for (size_t i = 0; i < in_.size(); ++i) in_[i].get(to_[i]);
       out_.clear();
       in_.clear();
       to_.clear();
+      backend_.reset();
       return true;
     }
 
    private:
     friend class OnDevice;
+    C* comm_ = nullptr;
+    bool ordered_ = false;
     std::shared_ptr<StreamBackend> backend_;
     std::vector<DeviceBytes> out_, in_;
     std::vector<std::span<std::byte>> to_;
@@ -108,6 +125,7 @@ template <class C> class OnDevice {
 
   Transfer exchange(HostControl&, std::span<Send const> sends, std::span<Recv const> recvs) {
     Transfer t;
+    t.comm_ = &comm_;
     t.backend_ = backend_;
     std::vector<Send> device_sends;
     std::vector<Recv> device_recvs;

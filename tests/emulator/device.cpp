@@ -134,16 +134,17 @@ void Runtime::finish(Stream& stream, Work& work) {
 /// One piece of work, or a slice of a kernel, of a stream chosen at random. False: nothing is left.
 bool Runtime::step_unlocking() {
   std::vector<Stream*> ready;
-  bool pending = false;
+  bool pending = false, outside = false;
   for (Stream* const s : ordered_) {
     if (s->queue.empty()) continue;
     pending = true;
     Work const& work = *s->queue.front();
     if (work.started && work.unlocked) continue;
     if (std::all_of(work.after.begin(), work.after.end(), [](auto const& w) { return w->done; })) ready.push_back(s);
+    for (auto const& before : work.after) outside = outside || (before->outside && !before->done);
   }
   if (ready.empty()) {
-    if (pending && host_functions_ == 0) {
+    if (pending && host_functions_ == 0 && !outside) {
       fail(Fault("deadlock", "streams wait for events of each other"), "");
       return false;
     }

@@ -33,6 +33,7 @@ struct Work {
   uint32_t actor = 0;
   std::vector<uint32_t> seen;
   bool started = false, done = false;
+  bool outside = false;    // nobody's work: done when something else says so, e.g. a peer of a message
   double finished_at = 0;  // ms, for cudaEventElapsedTime
 };
 

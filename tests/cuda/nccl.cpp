@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+// Nccl passes the conformance suite with device memory, over a communicator of the user's and over its own; failures
+// that NCCL reports, peers that do not come, and what is left afterwards.
+#include <doctest/doctest.h>
+#include <ringattn/comm/in_process.hpp>
+#include <ringattn/comm/nccl.hpp>
+
+#include "on_device.hpp"
+
+extern "C" void ringattn_nccl_inject(int rank, int in_groups, ncclResult_t result);
+extern "C" void ringattn_nccl_forget_failures();
+
+using namespace ringattn;
+using namespace ringattn::test;
+
+static_assert(RingCommunicator<Nccl<InProcess>, HostControl> && Control<Nccl<InProcess>> &&
+              RingCommunicator<Nccl<InProcess>, StreamBackend> && Moves<Nccl<InProcess>, DeviceSpace>);
+
+namespace {
+
+using Device = OnDevice<Nccl<InProcess>>;
+
+/// Runs f on n ranks with a device each.
+template <class F> void run_nccl(int n, F f, RunOptions options = {}) {
+  run_ranks(
+      n,
+      [&](InProcess& host) {
+        cuda::DeviceGuard const guard(host.rank());
+        Nccl<InProcess> comm(host, host.rank());
+        f(comm);
+      },
+      options);
+}
+
+/// What NCCL cannot do: sizes that differ are undefined, and a group waits for the groups before it.
+bool fits(std::string const& name) {
+  return name != "keeps control and data apart" && name.find("too ") == std::string::npos;
+}
+
+}  // namespace
+
+TEST_CASE("nccl: conformance with device memory") {
+  for (int n : {1, 2, 3, 4})
+    for (auto const& c : conformance<Device>) {
+      if (!fits(c.name)) continue;
+      CAPTURE(n);
+      CAPTURE(std::string(c.name));
+      CHECK_NOTHROW(run_nccl(n, [&](Nccl<InProcess>& comm) {
+        Device device(comm, comm.rank());
+        c.run(device);
+      }));
+    }
+}
+
+TEST_CASE("nccl: messages of host memory go through the host ring") {
+  for (auto const& c : conformance<Nccl<InProcess>>) {
+    CAPTURE(std::string(c.name));
+    CHECK_NOTHROW(run_nccl(2, c.run));
+  }
+}
+
+TEST_CASE("nccl: blocks rotate") {
+  unsigned const seed = 99;
+  CAPTURE(seed);
+  for (int n : {2, 3, 4})
+    CHECK_NOTHROW(run_nccl(n, [&](Nccl<InProcess>& comm) {
+      Device device(comm, comm.rank());
+      rotates(device, seed + unsigned(n), 12);
+    }));
+}
+
+TEST_CASE("nccl: a communicator of the user's is duplicated and survives an abort") {
+  ncclUniqueId id;
+  REQUIRE(ncclGetUniqueId(&id) == ncclSuccess);
+  run_ranks(2, [&](InProcess& host) {
+    int const rank = host.rank();
+    cuda::DeviceGuard const guard(rank);
+    ncclComm_t users = nullptr;
+    require(ncclCommInitRank(&users, 2, id, rank) == ncclSuccess, "the user's communicator");
+    {
+      Nccl<InProcess> comm(users, host);
+      Device device(comm, rank);
+      transfers_move(device);
+      gather(comm, 0);
+      if (rank == 0) comm.abort("the end");
+      while (!comm.aborted()) std::this_thread::yield();
+      comm.progress();
+    }
+    // Still usable.
+    StreamBackend backend(rank);
+    DeviceBytes memory(backend, 100);
+    if (rank == 0) memory.put(message(100, 0, 1));
+    ncclResult_t const r = rank == 0 ? ncclSend(memory.span().data(), 100, ncclInt8, 1, users, backend.stream())
+                                     : ncclRecv(memory.span().data(), 100, ncclInt8, 0, users, backend.stream());
+    require(r == ncclSuccess, "the user sends");
+    Bytes got(100);
+    memory.get(got);
+    require(got == message(100, 0, 1), "and receives");
+    (void)ncclCommDestroy(users);
+  });
+}
+
+TEST_CASE("nccl: ranks must be the host ring's") {
+  run_ranks(2, [&](InProcess& host) {
+    static ncclUniqueId id;
+    if (host.rank() == 0) (void)ncclGetUniqueId(&id);
+    gather(host, 0);
+    ncclComm_t users = nullptr;
+    require(ncclCommInitRank(&users, 2, id, 1 - host.rank()) == ncclSuccess, "the user's communicator");
+    require_rejected([&] { Nccl<InProcess> comm(users, host); }, host.rank());
+    (void)ncclCommDestroy(users);
+  });
+}
+
+TEST_CASE("nccl: an error that NCCL reports ends the ring for all") {
+  for (int group : {0, 1, 2}) {
+    CAPTURE(group);
+    ringattn_nccl_inject(1, group, ncclRemoteError);
+    auto const begin = std::chrono::steady_clock::now();
+    try {
+      run_nccl(3,
+               [&](Nccl<InProcess>& comm) {
+                 Device device(comm, comm.rank());
+                 for (int i = 0; i < 4; ++i) exchanges_several_at_once(device);
+               },
+               {.deadline = 20s});
+      CHECK(false);
+    } catch (Error const& e) {
+      CHECK(e.code() == ErrorCode::transport);
+      CHECK(e.rank() == 1);
+      CHECK(std::string(e.what()).find("remote process exited") != std::string::npos);
+    }
+    CHECK(std::chrono::steady_clock::now() - begin < 10s);
+    ringattn_nccl_forget_failures();
+  }
+}
+
+TEST_CASE("nccl: a rank that does not come to the making is a timeout") {
+  try {
+    run_ranks(2,
+              [](InProcess& host) {
+                if (host.rank() == 1) {
+                  while (!host.aborted()) std::this_thread::sleep_for(1ms);
+                  return;
+                }
+                Nccl<InProcess> comm(host, 0);
+              },
+              {.deadline = 100ms});
+    CHECK(false);
+  } catch (Error const& e) {
+    CHECK(e.code() == ErrorCode::timeout);
+  }
+}
+
+TEST_CASE("nccl: a group that never gets under way leaves wait_for to its slice") {
+  ringattn_nccl_inject(0, 0, ncclInProgress);
+  run_nccl(2, [](Nccl<InProcess>& comm) {
+    Device device(comm, comm.rank());
+    HostControl host;
+    Mail mail;
+    mail.send(comm.rank(), 1 - comm.rank(), 8);
+    mail.receive(1 - comm.rank(), comm.rank(), 8);
+    auto t = post(device, mail);
+    require(!t.wait_for(host, 5ms), "it does not arrive");
+    gather(comm, 0);
+    comm.abort("enough");
+  });
+  ringattn_nccl_forget_failures();
+}
