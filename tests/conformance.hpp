@@ -122,6 +122,20 @@ template <class T> std::vector<T> garbage(Extents const& e) {
   return x;
 }
 
+/// A vector where a backend can use it. Backends of devices have a specialisation.
+template <class T, class Backend> class Held {
+ public:
+  Held(Backend&, std::vector<T> values) : values_(std::move(values)) {}
+  T* data() { return values_.data(); }
+  std::vector<T> get() { return values_; }
+
+ private:
+  std::vector<T> values_;
+};
+template <class T, class Backend> Held<T, Backend> held(Backend& backend, std::vector<T> values) {
+  return {backend, std::move(values)};
+}
+
 /// One rank's part of a run. Collective over the ring of `comm`.
 template <class P>
 RankResult<typename P::Precision> run_rank(typename P::Backend& backend, typename P::Communicator& comm,
@@ -134,30 +148,38 @@ RankResult<typename P::Precision> run_rank(typename P::Backend& backend, typenam
   r.rows.assign(ring.rows().begin(), ring.rows().end());
   r.kv_rows.assign(ring.kv_rows().begin(), ring.kv_rows().end());
   r.workspace_bytes = ring.workspace_bytes();
-  auto const q = take_rows(setup.q, setup.q_extents(), r.rows), k = take_rows(setup.k, setup.k_extents(), r.kv_rows),
-             v = take_rows(setup.v, setup.v_extents(), r.kv_rows);
-  auto const in = [](auto const& x, Extents e) { return View<Element const>(x.data(), e); };
-  r.out = garbage<Element>(local.out);
-  r.lse = garbage<Accumulator>(local.lse);
-  View<Element> const out(r.out.data(), local.out);
-  View<Accumulator> const lse(r.lse.data(), local.lse);
-  ring.forward({.q = in(q, local.q), .k = in(k, local.k), .v = in(v, local.v), .out = out, .lse = lse});
+  using Space = typename P::Backend::Space;
+  auto const mine = [&](auto const& whole, Extents const& e, std::vector<Rows> const& rows) {
+    return held(backend, take_rows(whole, e, rows));
+  };
+  auto q = mine(setup.q, setup.q_extents(), r.rows), k = mine(setup.k, setup.k_extents(), r.kv_rows),
+       v = mine(setup.v, setup.v_extents(), r.kv_rows), out = held(backend, garbage<Element>(local.out));
+  auto lse = held(backend, garbage<Accumulator>(local.lse));
+  auto const in = [](auto& x, Extents e) { return View<Element const, Space>(x.data(), e); };
+  View<Element, Space> const out_view(out.data(), local.out);
+  View<Accumulator, Space> const lse_view(lse.data(), local.lse);
+  ring.forward({.q = in(q, local.q), .k = in(k, local.k), .v = in(v, local.v), .out = out_view, .lse = lse_view});
   r.forward = ring.timings();
   if (setup.backward) {
-    auto const dout = take_rows(setup.dout, setup.out_extents(), r.rows);
-    r.dq = garbage<Element>(local.q);
-    r.dk = garbage<Element>(local.k);
-    r.dv = garbage<Element>(local.v);
+    auto dout = mine(setup.dout, setup.out_extents(), r.rows), dq = held(backend, garbage<Element>(local.q)),
+         dk = held(backend, garbage<Element>(local.k)), dv = held(backend, garbage<Element>(local.v));
     ring.backward({.q = in(q, local.q),
                    .k = in(k, local.k),
                    .v = in(v, local.v),
-                   .out = out,
-                   .lse = lse,
+                   .out = out_view,
+                   .lse = lse_view,
                    .dout = in(dout, local.out),
-                   .dq = View<Element>(r.dq.data(), local.q),
-                   .dk = View<Element>(r.dk.data(), local.k),
-                   .dv = View<Element>(r.dv.data(), local.v)});
+                   .dq = View<Element, Space>(dq.data(), local.q),
+                   .dk = View<Element, Space>(dk.data(), local.k),
+                   .dv = View<Element, Space>(dv.data(), local.v)});
+    ring.synchronize();
+    r.dq = dq.get();
+    r.dk = dk.get();
+    r.dv = dv.get();
   }
+  ring.synchronize();
+  r.out = out.get();
+  r.lse = lse.get();
   r.total = ring.timings();
   return r;
 }
@@ -223,6 +245,11 @@ template <> inline constexpr double unit_roundoff<double> = 0x1p-53;
 template <> inline constexpr double unit_roundoff<BFloat16> = 0x1p-8;
 template <> inline constexpr double unit_roundoff<Float16> = 0x1p-11;
 
+/// Of a product as the precision computes it: Tf32 rounds both factors to 11 bits.
+template <class Precision>
+inline constexpr double product_roundoff = std::is_same_v<typename Precision::Element, double> ? 0x1p-53 : 0x1p-24;
+template <> inline constexpr double product_roundoff<Tf32> = 0x1p-14;
+
 /// Caps for 16-bit formats, in unit roundoffs: what a bad low-precision reference must not excuse.
 inline constexpr double cap_out = 2, cap_gradient = 32;
 
@@ -285,7 +312,7 @@ template <class Precision> class Oracle {
     bool const gradient = name[0] == 'd';
     double const s = 1 + v.largest_score;
     double const wide_tolerance =
-        std::is_same_v<Element, double> ? 1e-13 * s : (gradient ? 64 : 16) * unit_roundoff<float> * s;
+        std::is_same_v<Element, double> ? 1e-13 * s : (gradient ? 64 : 16) * product_roundoff<Precision> * s;
     double tolerance = wide_tolerance, plain_rms = 0;
     if constexpr (low_precision) {
       Errors const plain = errors_of(rounded, ref, floor);
@@ -303,7 +330,8 @@ template <class Precision> class Oracle {
     auto const got = collect(&RankResult<Precision>::lse, ranks, case_.lse_extents(), true);
     Measure m{"lse", 0, 0,
               std::is_same_v<Element, double> ? 1e-13 * (1 + v.largest_score)
-                                              : std::max(1e-5, 2 * unit_roundoff<float> * (1 + v.largest_score)),
+                                              : std::max(1e-5, (std::is_same_v<Precision, Tf32> ? 16 : 2) *
+                                                                   product_roundoff<Precision> * (1 + v.largest_score)),
               true};
     for (size_t i = 0; i < exact.lse.size(); ++i) {
       Real const x = Real(got[i]), ref = exact.lse[i];

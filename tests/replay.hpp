@@ -80,19 +80,22 @@ void replay_keys(Setup<P> const& setup, Schedule const& s, std::vector<RankResul
   using K = KernelOf<P>;
   using Accumulator = typename K::Accumulator;
   using Wire = typename P::Precision::Wire;
+  using Element = typename P::Precision::Element;
+  using Backend = typename P::Backend;
+  using Space = typename Backend::Space;
   auto const& o = setup.options;
   Problem const p = setup.problem;
-  typename P::Backend backend;
+  Backend backend;
 
   struct Rank {
     std::vector<Rows> q_rows, k_rows;
-    std::vector<typename P::Precision::Element> q, k, v, dout;
+    std::optional<Held<Element, Backend>> q, k, v, dout, out;
+    std::optional<Held<Accumulator, Backend>> lse;
+    std::optional<Held<Wire, Backend>> sum;  // of this rank's own block: dk|dv, head-major
     std::optional<decltype(backend.allocate(0))> state;
-    BackwardStep<K, HostSpace> step;
+    BackwardStep<K, Space> step;
   };
   std::vector<Rank> all(static_cast<size_t>(s.size));
-  std::vector<std::vector<Wire>> sums(static_cast<size_t>(s.size));  // [owner], dk|dv, head-major
-  std::vector<Accumulator> mine;
   auto const k_extents = [&](int c) { return Extents{p.batch, s.kv_count[size_t(c)], p.kv_heads, P::head_dim}; };
   auto const v_extents = [&](int c) { return Extents{p.batch, s.kv_count[size_t(c)], p.kv_heads, value_dim_of<P>}; };
 
@@ -105,26 +108,28 @@ void replay_keys(Setup<P> const& setup, Schedule const& s, std::vector<RankResul
   for (int r = 0; r < s.size; ++r) {
     Rank& a = all[size_t(r)];
     int64_t const n = s.q_count[size_t(r)];
-    a.q = take_rows(setup.q, setup.q_extents(), a.q_rows);
-    a.dout = take_rows(setup.dout, setup.out_extents(), a.q_rows);
-    a.k = take_rows(setup.k, setup.k_extents(), a.k_rows);
-    a.v = take_rows(setup.v, setup.v_extents(), a.k_rows);
+    a.q.emplace(backend, take_rows(setup.q, setup.q_extents(), a.q_rows));
+    a.dout.emplace(backend, take_rows(setup.dout, setup.out_extents(), a.q_rows));
+    a.k.emplace(backend, take_rows(setup.k, setup.k_extents(), a.k_rows));
+    a.v.emplace(backend, take_rows(setup.v, setup.v_extents(), a.k_rows));
+    a.out.emplace(backend, ranks[size_t(r)].out);
+    a.lse.emplace(backend, ranks[size_t(r)].lse);
+    a.sum.emplace(backend, std::vector<Wire>(size_t(k_extents(r).count() + v_extents(r).count())));
     a.state.emplace(backend.allocate(backend.template attend_backward_bytes<K>({.batch = p.batch,
                                                                                 .heads = p.heads,
                                                                                 .kv_heads = p.kv_heads,
                                                                                 .q_rows = a.q_rows,
                                                                                 .kv_count = s.largest_kv(),
                                                                                 .kv_runs = runs})));
-    a.step.q = {a.q.data(), {p.batch, n, p.heads, P::head_dim}};
-    a.step.dout = {a.dout.data(), {p.batch, n, p.heads, value_dim_of<P>}};
-    a.step.out = {ranks[size_t(r)].out.data(), {p.batch, n, p.heads, value_dim_of<P>}};
-    a.step.lse = {ranks[size_t(r)].lse.data(), {p.batch, n, p.heads, 1}};
+    a.step.q = {a.q->data(), {p.batch, n, p.heads, P::head_dim}};
+    a.step.dout = {a.dout->data(), {p.batch, n, p.heads, value_dim_of<P>}};
+    a.step.out = {a.out->data(), {p.batch, n, p.heads, value_dim_of<P>}};
+    a.step.lse = {a.lse->data(), {p.batch, n, p.heads, 1}};
     a.step.q_rows = a.q_rows;
     a.step.mask = o.mask;
     a.step.score = o.score;
     a.step.scale = Accumulator(o.scale != 0 ? o.scale : 1 / std::sqrt(double(P::head_dim)));
     a.step.state = a.state->data();
-    sums[size_t(r)].resize(size_t(k_extents(r).count() + v_extents(r).count()));
     backend.template begin_backward<K>(a.step);
   }
   for (int i = 0; i < s.steps; ++i)
@@ -133,26 +138,26 @@ void replay_keys(Setup<P> const& setup, Schedule const& s, std::vector<RankResul
       if (i > 0 && !(s.holds(r, i) && s.needs(r, c))) continue;
       Rank& a = all[size_t(r)];
       int64_t const count = k_extents(c).count() + v_extents(c).count();
-      mine.assign(size_t(count), Accumulator(1e30));
-      a.step.k = {all[size_t(c)].k.data(), k_extents(c)};
-      a.step.v = {all[size_t(c)].v.data(), v_extents(c)};
+      auto mine = held(backend, std::vector<Accumulator>(size_t(count), Accumulator(1e30)));
+      a.step.k = {all[size_t(c)].k->data(), k_extents(c)};
+      a.step.v = {all[size_t(c)].v->data(), v_extents(c)};
       a.step.k_rows = all[size_t(c)].k_rows;
-      a.step.dk = View<Accumulator>::head_major(mine.data(), k_extents(c));
-      a.step.dv = View<Accumulator>::head_major(mine.data() + k_extents(c).count(), v_extents(c));
+      a.step.dk = View<Accumulator, Space>::head_major(mine.data(), k_extents(c));
+      a.step.dv = View<Accumulator, Space>::head_major(mine.data() + k_extents(c).count(), v_extents(c));
       backend.template step_backward<K>(a.step);
-      Wire* const sum = sums[size_t(c)].data();
-      std::vector<Wire> const arriving(sum, sum + count);
-      backend.accumulate(mine.data(), i > 0 ? arriving.data() : nullptr, sum, count);
+      auto& sum = *all[size_t(c)].sum;
+      auto arriving = held(backend, sum.get());
+      backend.accumulate(mine.data(), i > 0 ? arriving.data() : nullptr, sum.data(), count);
     }
   for (int c = 0; c < s.size; ++c) {
     RankResult<typename P::Precision>& r = ranks[size_t(c)];
-    r.dk = garbage<typename P::Precision::Element>(k_extents(c));
-    r.dv = garbage<typename P::Precision::Element>(v_extents(c));
-    Wire const* const sum = sums[size_t(c)].data();
-    backend.copy(View<Wire const>::head_major(sum, k_extents(c)),
-                 View<typename P::Precision::Element>(r.dk.data(), k_extents(c)));
-    backend.copy(View<Wire const>::head_major(sum + k_extents(c).count(), v_extents(c)),
-                 View<typename P::Precision::Element>(r.dv.data(), v_extents(c)));
+    auto dk = held(backend, garbage<Element>(k_extents(c))), dv = held(backend, garbage<Element>(v_extents(c)));
+    Wire const* const sum = all[size_t(c)].sum->data();
+    backend.copy(View<Wire const, Space>::head_major(sum, k_extents(c)), View<Element, Space>(dk.data(), k_extents(c)));
+    backend.copy(View<Wire const, Space>::head_major(sum + k_extents(c).count(), v_extents(c)),
+                 View<Element, Space>(dv.data(), v_extents(c)));
+    r.dk = dk.get();
+    r.dv = dv.get();
   }
 }
 

@@ -3,7 +3,7 @@
 // and graphs can be tested apart from the kernels that are shipped.
 #pragma once
 
-#include <ringattn/cuda/backend.cuh>
+#include <ringattn/cuda/device.cuh>
 #include <ringattn/softmax.hpp>
 
 namespace ringattn::test {
@@ -158,7 +158,8 @@ template <class K> __global__ void plain_backward_k(__grid_constant__ PlainStep<
 }
 
 template <class K>
-__global__ void plain_finish_q(__grid_constant__ PlainStep<K> const a, View<typename K::Element, DeviceSpace> const dq) {
+__global__ void plain_finish_q(__grid_constant__ PlainStep<K> const a,
+                               View<typename K::Element, DeviceSpace> const dq) {
   Place const p(a.q.extents);
   if (!p.inside) return;
   for (int d = 0; d < K::head_dim; ++d)

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+// Rings of emulated or real devices: what a policy on Cuda computes over CudaPeer and Nccl, judged as on the CPU.
+#pragma once
+
+#include <ringattn/comm/cuda_peer.hpp>
+#include <ringattn/cuda/device.cuh>
+#if __has_include(<nccl.h>)
+#include <ringattn/comm/nccl.hpp>
+#define RINGATTN_TEST_NCCL
+#endif
+
+#include "../any_shard.hpp"
+#include "../replay.hpp"
+
+namespace ringattn::test {
+
+/// Device memory that starts as a vector.
+template <class T, class Arch> class Held<T, Cuda<Arch>> {
+ public:
+  Held(Cuda<Arch>& backend, std::vector<T> const& values)
+      : backend_(&backend), size_(values.size()), memory_(backend.allocate(size_ * sizeof(T))) {
+    if (size_ > 0)
+      cuda::check(cudaMemcpyAsync(data(), values.data(), size_ * sizeof(T), cudaMemcpyHostToDevice, backend.stream()),
+                  "to device");
+    backend.synchronize();
+  }
+  T* data() { return reinterpret_cast<T*>(memory_.data()); }
+  std::vector<T> get() {
+    std::vector<T> values(size_);
+    if (size_ > 0)
+      cuda::check(cudaMemcpyAsync(values.data(), data(), size_ * sizeof(T), cudaMemcpyDeviceToHost, backend_->stream()),
+                  "to host");
+    backend_->synchronize();
+    return values;
+  }
+
+ private:
+  Cuda<Arch>* backend_;
+  size_t size_;
+  typename Cuda<Arch>::Buffer memory_;
+};
+
+/// A mask chosen at run time, so that one compiled kernel tests all of them.
+struct RingMask {
+  enum Kind { full, causal, window };
+
+  int kind = full;
+  Causal diagonal{};
+  SlidingWindow band{};
+
+  RINGATTN_HD constexpr bool visible(int64_t q, int64_t k) const {
+    return kind == full || (kind == causal ? diagonal.visible(q, k) : band.visible(q, k));
+  }
+  RINGATTN_HD constexpr Coverage coverage(Rows q, Rows k) const {
+    if (kind == full) return Coverage::full;
+    return kind == causal ? diagonal.coverage(q, k) : band.coverage(q, k);
+  }
+  constexpr std::uint64_t fingerprint() const {
+    return fingerprint_of("ring mask", kind, diagonal.fingerprint(), band.fingerprint());
+  }
+};
+
+inline int device_count() {
+  int n = 0;
+  cuda::check(cudaGetDeviceCount(&n), "cudaGetDeviceCount");
+  return n;
+}
+
+/// Calls f(backend, comm) on every rank. `spread`: ranks have devices of their own as far as there are enough; Nccl
+/// always wants that.
+template <class P, class F> void run_devices(int ranks, bool spread, F f, RunOptions const& options) {
+  using Backend = typename P::Backend;
+  int const devices = device_count();
+  if constexpr (std::is_same_v<typename P::Communicator, CudaPeer>) {
+    run_ranks<CudaPeer>(
+        ranks,
+        [&](CudaPeer& comm) {
+          Backend backend({.device = spread ? comm.rank() % devices : 0});
+          f(backend, comm);
+        },
+        options);
+  } else {
+    run_ranks(
+        ranks,
+        [&](InProcess& host) {
+          typename P::Communicator comm(host, host.rank() % devices);
+          Backend backend({.device = host.rank() % devices});
+          f(backend, comm);
+        },
+        options);
+  }
+}
+
+template <class P>
+std::vector<RankResult<typename P::Precision>> run_device_ring(int ranks, Setup<P> const& setup, bool spread,
+                                                               RunOptions const& options = {
+                                                                   .deadline = std::chrono::seconds(100)}) {
+  std::vector<RankResult<typename P::Precision>> results(static_cast<size_t>(ranks));
+  run_devices<P>(
+      ranks, spread,
+      [&](auto& backend, auto& comm) { results[size_t(comm.rank())] = run_rank<P>(backend, comm, setup); }, options);
+  return results;
+}
+
+/// P over another transport.
+template <class P, class C> struct Over : P { using Communicator = C; };
+template <class To, class From> Setup<To> setup_over(Setup<From> const& s) {
+  auto const& o = s.options;
+  Setup<To> t({.problem = o.problem,
+               .mask = o.mask,
+               .score = o.score,
+               .shard = o.shard,
+               .kv_shard = o.kv_shard,
+               .scale = o.scale,
+               .commit = o.commit,
+               .backward = o.backward});
+  t.q = s.q;
+  t.k = s.k;
+  t.v = s.v;
+  t.dout = s.dout;
+  return t;
+}
+
+/// Runs a setup on a ring, on both transports; the results are what the oracle says, and bit for bit what one device
+/// gives and what the other transport gives. Returns what is wrong, or an empty string.
+template <class P> std::string check_ring(int ranks, Setup<P> const& setup, bool spread, bool replay = true) {
+  using Peer = Over<P, CudaPeer>;
+  auto const peer = setup_over<Peer>(setup);
+  auto const got = run_device_ring<Peer>(ranks, peer, spread);
+  std::string wrong;
+  Verdict const verdict = Oracle<typename P::Precision>(setup).judge(got);
+  if (!verdict.ok()) wrong += verdict.text() + "; ";
+  if (replay)
+    if (std::string const differs = differs_from_replay(peer, got, std::max(1, ranks - 1)); !differs.empty())
+      wrong += "replay differs: " + differs + "; ";
+#ifdef RINGATTN_TEST_NCCL
+  using N = Over<P, Nccl<InProcess>>;
+  auto const over_nccl = run_device_ring<N>(ranks, setup_over<N>(setup), true);
+  for (size_t r = 0; r < got.size(); ++r)
+    if (!same_bits(got[r], over_nccl[r])) wrong += "Nccl differs on rank " + std::to_string(r) + "; ";
+#endif
+  return wrong;
+}
+
+}  // namespace ringattn::test
