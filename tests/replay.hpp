@@ -36,10 +36,17 @@ template <class P> struct Walked : P {
   using Communicator = Solo;
 };
 
+/// A policy whose shard can also be walked through, on one device, is its own.
+template <class P> struct WalkedType { using type = Walked<P>; };
+template <class P>
+requires(P::Shard::walks) struct WalkedType<P> {
+  using type = P;
+};
+
 /// out, lse and dq of one rank, from one RingAttention on one device. `ranks` of the ring it belongs to.
 template <class P>
 RankResult<typename P::Precision> replay_queries(Setup<P> const& setup, Schedule const& schedule, int rank) {
-  using W = Walked<P>;
+  using W = typename WalkedType<P>::type;
   auto const& o = setup.options;
   Setup<W> solo({.problem = o.problem,
                  .mask = o.mask,
@@ -54,7 +61,7 @@ RankResult<typename P::Precision> replay_queries(Setup<P> const& setup, Schedule
   solo.dout = setup.dout;
   solo.backward = setup.backward;
   typename P::Backend backend;
-  Solo comm;
+  typename W::Communicator comm;
   auto const all = run_rank<W>(backend, comm, solo);
   // The rank's own rows come first in every batch entry.
   auto const head = [&](auto const& x, Extents const& e) {
