@@ -185,6 +185,7 @@ CASE("popc", unsigned, unsigned, d = __popc(a), static_cast<unsigned>(__builtin_
 CASE("clz.b64", unsigned, u64, d = __clzll(static_cast<s64>(a)), a ? static_cast<unsigned>(__builtin_clzll(a)) : 64u, 0)
 CASE("brev", unsigned, unsigned, d = __brev(a), [&] { unsigned r = 0; for (int k = 0; k < 32; ++k) r |= (a >> k & 1) << (31 - k); return r; }(), 0)
 CASE("bfind.s32", unsigned, int, ASM1("bfind.s32", "r", "r"), [&] { unsigned const v = a < 0 ? ~unsigned(a) : unsigned(a); return v ? 31u - static_cast<unsigned>(__builtin_clz(v)) : ~0u; }(), 0)
+CASE("bfind.shiftamt", unsigned, unsigned, ASM1("bfind.shiftamt.u32", "r", "r"), a ? static_cast<unsigned>(__builtin_clz(a)) : ~0u, 0)
 CASE("add.cc 64", u64, u64, asm("{ .reg .b32 a0, a1, b0, b1; mov.b64 {a0, a1}, %1; mov.b64 {b0, b1}, %2; add.cc.u32 a0, a0, b0; addc.u32 a1, a1, b1; mov.b64 %0, {a0, a1}; }" : "=l"(d) : "l"(a), "l"(b)), a + b, 0)
 CASE("mad.cc 64", u64, u64, asm("{ .reg .u64 h, l; mad.lo.cc.u64 l, %1, %2, %3; madc.hi.u64 h, %1, %2, 0; xor.b64 %0, h, l; }" : "=l"(d) : "l"(a), "l"(b), "l"(c)), [&] { unsigned __int128 const r = static_cast<unsigned __int128>(a) * b + c; return static_cast<u64>(r >> 64) ^ static_cast<u64>(r); }(), 0)
 CASE("cvt.s64.s32", s64, s64, asm("cvt.s64.s32 %0, %1;" : "=l"(d) : "r"(static_cast<int>(a))), static_cast<int>(a), 0)

@@ -105,6 +105,9 @@ void permute(Warp& w, Instruction const& i, uint32_t lanes) {
   });
 }
 
+/// How far the highest bit is from the top; all ones if there is none.
+uint32_t shift_to_top(uint32_t x) { return x ? static_cast<uint32_t>(__builtin_clz(x)) : ~uint32_t{0}; }
+
 void look_up(Warp& w, Instruction const& i, uint32_t lanes) {  // lop3
   uint32_t const *const a = w.source<uint32_t>(i.op[1]), *const b = w.source<uint32_t>(i.op[2]),
                         *const c = w.source<uint32_t>(i.op[3]);
@@ -135,7 +138,11 @@ void dot4(Warp& w, Instruction const& i, uint32_t lanes) {
 
 void add_bits(Decoders& d) {
   d["bfind"] = [](Instruction& i, Modifiers const& m) {
-    if (m.has("shiftamt")) throw UnknownForm{};
+    if (m.has("shiftamt")) {
+      if (i.type != Type::u32) throw UnknownForm{};
+      i.run = unary<uint32_t, uint32_t, shift_to_top>;
+      return;
+    }
     switch (i.type) {
       case Type::u32:
         i.run = unary<uint32_t, uint32_t, highest_bit<uint32_t>>;

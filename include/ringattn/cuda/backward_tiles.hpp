@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+// The tile of the backward kernel on an architecture: the first of a list that fits in registers and shared memory.
+#pragma once
+
+#include "../policy/budget.hpp"
+
+namespace ringattn::inline RINGATTN_ABI {
+namespace budget {
+
+/// The backward kernel of sm_80. Warps stand in a grid: one row of them per 16 keys of the tile, `columns()` of them
+/// share the dimensions of dK and dV of these keys.
+struct Backward {
+  Tile tile;
+  int head_dim, value_dim, element_bytes;
+
+  constexpr int columns() const { return tile.warps * 16 / tile.kv; }
+  /// How many of the warps of a row share the queries for scores.
+  constexpr int query_columns() const { return columns() < tile.q / 16 ? columns() : tile.q / 16; }
+  /// 16-row tiles of dQ per warp, and how many warps share the dimensions of one.
+  constexpr int dq_rows() const { return tile.q / 16 > tile.warps ? tile.q / 16 / tile.warps : 1; }
+  constexpr int dq_columns() const { return tile.warps > tile.q / 16 ? tile.warps / (tile.q / 16) : 1; }
+  /// 8-column tiles of dQ that a warp sums at a time: at most 8, so that it takes no more registers than scores do.
+  constexpr int dq_step() const {
+    int const all = head_dim / 16 / dq_columns();
+    for (int n = 4; n > 1; --n)
+      if (all % n == 0) return 2 * n;
+    return 2;
+  }
+  /// fp32 may be split in two tf32 (3xTF32): two sums per score, two fragments per operand.
+  constexpr int parts() const { return element_bytes == 4 ? 2 : 1; }
+  /// Per thread: dK and dV, P and dP (and the small products of one of them), fragments, and the rest.
+  constexpr int registers() const {
+    int const gradients = (head_dim + value_dim) / 2 / columns(), scores = tile.q / 2 / query_columns();
+    return gradients + (1 + parts()) * scores + parts() * 8 + registers_aside;
+  }
+  /// Per block: keys, values, `stages` tiles each of queries and dO with two numbers per row, dS, and P where warps
+  /// must share it.
+  constexpr int shared_bytes() const {
+    int const of_queries = tile.stages * tile.q * (element_bytes * (head_dim + value_dim) + 8);
+    int const pairs = element_bytes * tile.kv * tile.q * (columns() > 1 ? 2 : 1);
+    return element_bytes * tile.kv * (head_dim + value_dim) + of_queries + pairs + 128;
+  }
+  constexpr bool well_formed() const {
+    constexpr auto power_of_2 = [](int x) { return x > 0 && (x & (x - 1)) == 0; };
+    if (!power_of_2(tile.q) || !power_of_2(tile.kv) || tile.q < 16 || tile.kv < 16) return false;
+    if (tile.stages < 1 || tile.stages > 2 || !power_of_2(tile.warps) || tile.warps < tile.kv / 16) return false;
+    return head_dim % (16 * columns()) == 0 && value_dim % (16 * columns()) == 0 && head_dim % (16 * dq_columns()) == 0;
+  }
+  constexpr bool fits(int shared) const {
+    return well_formed() && registers() <= registers_of_thread && shared_bytes() <= shared;
+  }
+};
+
+/// Best first: many keys, since a tile of queries is loaded, and its dQ loaded and stored, once per tile of keys; then
+/// many queries; then two stages.
+inline constexpr Tile backward_candidates[] = {
+    {.q = 64, .kv = 128, .stages = 2, .warps = 8}, {.q = 64, .kv = 128, .stages = 1, .warps = 8},
+    {.q = 32, .kv = 128, .stages = 2, .warps = 8}, {.q = 32, .kv = 128, .stages = 1, .warps = 8},
+    {.q = 64, .kv = 64, .stages = 2, .warps = 8},  {.q = 64, .kv = 64, .stages = 1, .warps = 8},
+    {.q = 64, .kv = 64, .stages = 1, .warps = 4},  {.q = 32, .kv = 64, .stages = 1, .warps = 8},
+    {.q = 32, .kv = 64, .stages = 1, .warps = 4},  {.q = 32, .kv = 32, .stages = 1, .warps = 8},
+    {.q = 32, .kv = 32, .stages = 1, .warps = 4},  {.q = 16, .kv = 32, .stages = 1, .warps = 4},
+    {.q = 16, .kv = 16, .stages = 1, .warps = 4},  {.q = 16, .kv = 16, .stages = 1, .warps = 2},
+};
+
+constexpr Tile backward_tile(int shared, int head_dim, int value_dim, int element_bytes) {
+  for (Tile const& t : backward_candidates)
+    if (Backward{t, head_dim, value_dim, element_bytes}.fits(shared)) return t;
+  return {.q = 16, .kv = 16, .stages = 1, .warps = 1};
+}
+
+}  // namespace budget
+
+namespace cuda {
+
+/// A tile policy chooses for the backward pass by a member `backward(arch, head_dim, value_dim, element_bytes)`; one
+/// without it gets the default, since what suits the forward kernel cannot fit here.
+template <class K, int arch> consteval Tile checked_backward_tile() {
+  using Tiles = typename K::Tiles;
+  constexpr int bytes = int(sizeof(typename K::Element)), shared = budget::shared_bytes_of(arch);
+  constexpr Tile t = [] {
+    if constexpr (requires { Tiles{}.backward(arch, K::head_dim, K::value_dim, bytes); })
+      return Tiles{}.backward(arch, K::head_dim, K::value_dim, bytes);
+    else
+      return budget::backward_tile(shared, K::head_dim, K::value_dim, bytes);
+  }();
+  constexpr budget::Backward b{t, K::head_dim, K::value_dim, bytes};
+  static_assert(b.well_formed(),
+                "ringattn: Tile of the backward pass on a GPU: q, kv and warps are powers of 2, q and kv at least 16, "
+                "warps at least kv / 16, stages 1 or 2, and head_dim and value_dim divide among the warps by 16");
+  static_assert(b.shared_bytes() <= shared,
+                "ringattn: Tile of the backward pass needs more shared memory than a block can have; lower kv, q or "
+                "stages");
+  return t;
+}
+
+template <class K, int arch> inline constexpr Tile backward_tile_of = checked_backward_tile<K, arch>();
+
+}  // namespace cuda
+}  // namespace ringattn

@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+// Runs the backward kernels directly, step by step, and judges the gradients against the oracle.
+#pragma once
+
+#include <ringattn/cuda/sm80/attention_backward.cuh>
+
+#include "forward.cuh"
+
+namespace ringattn::test {
+
+/// cap tanh(score / cap) less a distance, with the slope of it.
+struct SoftCapSlope {
+  static constexpr bool identity = false;
+  template <class A> RINGATTN_HD A apply(A score, int64_t head, int64_t q, int64_t k) const {
+    using std::tanh;
+    return A(4) * tanh(score / A(4)) - A(head + 1) * A(q > k ? q - k : k - q) / A(64);
+  }
+  template <class A> RINGATTN_HD A slope(A score, int64_t, int64_t, int64_t) const {
+    using std::tanh;
+    A const y = tanh(score / A(4));
+    return A(1) - y * y;
+  }
+  std::uint64_t fingerprint() const { return 0; }
+};
+
+template <class Precision> struct BackwardResult {
+  std::vector<typename Precision::Element> dq;  // [batch, seq, heads, head_dim]
+  std::vector<float> dk, dv;                    // [batch, kv_seq, kv_heads, head_dim or value_dim]
+
+  bool operator==(BackwardResult const& o) const { return hash() == o.hash(); }
+  /// Of all bits.
+  std::uint64_t hash() const {
+    std::uint64_t h = 0xcbf29ce484222325u;
+    auto const mix = [&](auto const& x) {
+      auto const* const p = reinterpret_cast<unsigned char const*>(x.data());
+      for (size_t i = 0; i < x.size() * sizeof(x[0]); ++i) h = (h ^ p[i]) * 0x100000001b3u;
+    };
+    mix(dq), mix(dk), mix(dv);
+    return h;
+  }
+};
+
+/// Rows of a device tensor back into the whole tensor.
+template <class T>
+void fetch_rows(std::vector<T>& whole, View<T, DeviceSpace> const& view, int64_t seq, std::vector<Rows> const& runs) {
+  Extents const& e = view.extents;
+  if (e.count() == 0) return;
+  int64_t const last = 1 + (e.batch - 1) * view.stride[0] + (e.seq - 1) * view.stride[1] +
+                       (e.heads - 1) * view.stride[2] + (e.dim - 1) * view.stride[3];
+  auto const values = host_copy(view.data, size_t(last));
+  for (int64_t b = 0; b < e.batch; ++b) {
+    int64_t at = 0;
+    for (Rows const& rows : runs)
+      for (int64_t i = 0; i < rows.count; ++i, ++at)
+        for (int64_t h = 0; h < e.heads; ++h)
+          for (int64_t d = 0; d < e.dim; ++d)
+            whole[size_t(((b * seq + rows.at(i)) * e.heads + h) * e.dim + d)] =
+                values[size_t(b * view.stride[0] + at * view.stride[1] + h * view.stride[2] + d * view.stride[3])];
+  }
+}
+
+/// Gradients of a case when its key rows arrive in these steps; `out` and `lse` come from the oracle.
+template <class K>
+BackwardResult<typename K::Precision> run_backward(ForwardCase<typename K::Precision> const& c,
+                                                   typename K::Score const& score, DenseInputs<double> const& in,
+                                                   DenseResults<double> const& exact,
+                                                   std::vector<std::vector<Rows>> const& steps) {
+  using Element = typename K::Element;
+  using Backward = cuda::sm80::Backward<K>;
+  Problem const p = c.problem.resolved();
+  Extents const qe{p.batch, p.seq, p.heads, K::head_dim}, oe{p.batch, p.seq, p.heads, K::value_dim},
+      ke{p.batch, p.kv_seq, p.kv_heads, K::head_dim}, ve{p.batch, p.kv_seq, p.kv_heads, K::value_dim};
+  auto const k = convert<Element>(in.k), v = convert<Element>(in.v);
+  BackwardResult<typename K::Precision> r;
+  r.dq.assign(size_t(qe.count()), Element(77.f));
+  r.dk.assign(size_t(ke.count()), 77.f);
+  r.dv.assign(size_t(ve.count()), 77.f);
+  auto const view_q = on_device(convert<Element>(in.q), qe, c.q_rows, c.memory),
+             view_out = on_device(convert<Element>(exact.out), oe, c.q_rows, c.memory),
+             view_dout = on_device(convert<Element>(in.dout), oe, c.q_rows, c.memory),
+             view_dq = on_device(r.dq, qe, c.q_rows, c.memory);
+  auto const view_lse = on_device(convert<float>(exact.lse), {oe.batch, oe.seq, oe.heads, 1}, c.q_rows, Memory::dense);
+
+  cudaStream_t stream;
+  CHECK_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  cuda::Launch const launch{stream, 0, c.shared_limit, 4};
+  size_t most_runs = 0;
+  for (auto const& s : steps) most_runs = std::max(most_runs, s.size());
+  size_t const bytes = Backward::bytes({p.batch, p.heads, p.kv_heads, c.q_rows, p.kv_seq, int64_t(most_runs)});
+  std::byte* const state = device_array<std::byte>(bytes);
+  std::vector<void*> used{view_q.data, view_out.data, view_dout.data, view_dq.data, view_lse.data, state};
+
+  BackwardStep<K, DeviceSpace> step{};
+  step.q = View<Element const, DeviceSpace>(view_q);
+  step.out = View<Element const, DeviceSpace>(view_out);
+  step.dout = View<Element const, DeviceSpace>(view_dout);
+  step.lse = View<float const, DeviceSpace>(view_lse);
+  step.q_rows = c.q_rows;
+  step.mask = c.mask;
+  step.score = score;
+  step.scale = float(c.scale != 0 ? c.scale : 1 / std::sqrt(double(K::head_dim)));
+  step.state = state;
+  Backward::begin(step, launch);
+  for (auto const& runs : steps) {
+    auto const view_k = on_device(k, ke, runs, c.memory), view_v = on_device(v, ve, runs, c.memory);
+    auto const view_dk = on_device(r.dk, ke, runs, Memory::head_major),
+               view_dv = on_device(r.dv, ve, runs, c.memory == Memory::every_second ? c.memory : Memory::head_major);
+    step.k = View<Element const, DeviceSpace>(view_k);
+    step.v = View<Element const, DeviceSpace>(view_v);
+    step.dk = view_dk;
+    step.dv = view_dv;
+    step.k_rows = runs;
+    Backward::step(step, launch);
+    CHECK_CUDA(cudaStreamSynchronize(stream));
+    fetch_rows(r.dk, view_dk, p.kv_seq, runs);
+    fetch_rows(r.dv, view_dv, p.kv_seq, runs);
+    for (void* x : {static_cast<void*>(view_k.data), static_cast<void*>(view_v.data), static_cast<void*>(view_dk.data),
+                    static_cast<void*>(view_dv.data)})
+      used.push_back(x);
+  }
+  Backward::finish(step, view_dq, launch);
+  CHECK_CUDA(cudaStreamSynchronize(stream));
+  fetch_rows(r.dq, view_dq, p.seq, c.q_rows);
+  for (void* x : used) CHECK_CUDA(cudaFree(x));
+  CHECK_CUDA(cudaStreamDestroy(stream));
+  return r;
+}
+
+/// Errors of the gradients against fp64, and their tolerances as in docs/numerics.md.
+template <class Precision>
+bool judge(BackwardResult<Precision> const& r, DenseResults<double> const& exact, DenseResults<double> const& rounded,
+           std::string& text) {
+  bool constexpr low = sizeof(typename Precision::Element) == 2, tf32 = std::is_same_v<Precision, Tf32>;
+  double const s = 1 + exact.largest_score, unit = std::is_same_v<Precision, Bf16> ? 0x1p-8 : 0x1p-11;
+  bool all = true;
+  auto const one = [&](char const* name, auto const& got, std::vector<double> const& ref,
+                       std::vector<double> const& plain, double floor, double of_out) {
+    Errors const e = errors_of(got, ref, floor);
+    double tolerance = 64 * (tf32 ? 0x1p-14 : 0x1p-24) * s;
+    if constexpr (low) {
+      double const stored = e.largest > 0 ? 1 + 2 * of_out / e.largest : 1;
+      tolerance += std::min(std::max(2 * errors_of(plain, ref, floor).max, stored * unit), 32 * unit);
+    }
+    bool const ok = e.same_specials && e.max <= tolerance;
+    char line[120];
+    std::snprintf(line, sizeof line, "%s %.2e of %.2e%s%s, ", name, e.max, tolerance,
+                  e.same_specials ? "" : " SPECIALS", ok ? "" : " FAILS");
+    text += line;
+    all = all && ok;
+  };
+  one("dq", r.dq, exact.dq, rounded.dq, exact.dq_terms / 64, exact.dq_of_out);
+  one("dk", r.dk, exact.dk, rounded.dk, exact.dk_terms / 64, exact.dk_of_out);
+  one("dv", r.dv, exact.dv, rounded.dv, 0, 0);
+  return all;
+}
+
+/// Of all results so far: the same under every schedule.
+inline std::uint64_t all_bits = 0;
+
+/// Runs a case in its steps and in one, which must be bitwise equal, and compares with the oracle.
+template <class K> void check_backward(char const* name, ForwardCase<typename K::Precision> const& c) {
+  using Precision = typename K::Precision;
+  Problem const p = c.problem.resolved();
+  auto const round = [](double x) { return double(float(typename K::Element(float(x)))); };
+  auto in = make_inputs<double>(c.inputs, p, K::head_dim, K::value_dim, c.seed, 120, round);
+  if (c.spoil) c.spoil(in, p, K::head_dim, K::value_dim);
+  typename K::Score const score{};
+  auto const exact = dense_attention<double>(p, K::head_dim, K::value_dim, c.mask, score, c.scale, in);
+  auto const rounded =
+      dense_attention<double>(p, K::head_dim, K::value_dim, c.mask, score, c.scale, in, RoundTo<typename K::Element>{});
+  auto const stepwise = run_backward<K>(c, score, in, exact, c.steps);
+  std::string text;
+  bool ok = judge<Precision>(stepwise, exact, rounded, text);
+  if (c.steps.size() > 1) {
+    std::vector<Rows> all;
+    for (auto const& s : c.steps) all.insert(all.end(), s.begin(), s.end());
+    if (!(run_backward<K>(c, score, in, exact, {all}) == stepwise)) {
+      ok = false;
+      text += "in one step OTHER BITS, ";
+    }
+  }
+  all_bits = all_bits * 31 + stepwise.hash();
+  std::printf("%s %s, head_dim %d, value_dim %d, %s: %slargest score %.3g\n", ok ? "  " : "NO", name, K::head_dim,
+              K::value_dim, AnyMask::names[c.mask.kind], text.c_str(), exact.largest_score);
+  if (!ok) ++failures;
+}
+
+}  // namespace ringattn::test
