@@ -15,7 +15,6 @@ namespace ringattn::test {
 
 /// A communicator chosen at run time, so that one compiled pipeline serves all transports. By default a ring of one.
 class AnyTransport {
-  using Host = Solo;
   template <class C>
   using TransferOf = decltype(std::declval<C&>().all_gather(std::span<std::byte const>(), std::span<std::byte>()));
 
@@ -32,6 +31,10 @@ class AnyTransport {
     using Transfer = std::variant<TransferOf<C>...>;
   };
   using Chosen = Each<Choice>;
+
+  template <class F> decltype(auto) of(F f) const {
+    return std::visit([&](auto* c) -> decltype(auto) { return f(*c); }, chosen_);
+  }
 
  public:
   class Transfer {
@@ -78,10 +81,6 @@ class AnyTransport {
   }
 
  private:
-  template <class F> decltype(auto) of(F f) const {
-    return std::visit([&](auto* c) -> decltype(auto) { return f(*c); }, chosen_);
-  }
-
   std::unique_ptr<Solo> solo_;
   typename Chosen::Communicator chosen_;
 };

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every shipped kernel of one precision (RINGATTN_PRECISION) for one kind of card (RINGATTN_CARD: 80 or 86), for
+// budgets.py; run, it prints what a block of each takes.
+#include <ringattn/cuda/sm80/attention.cuh>
+#include <ringattn/cuda/sm80/attention_backward.cuh>
+#include <ringattn/policy.hpp>
+
+#include <cstdio>
+
+using namespace ringattn;
+namespace sm = ringattn::cuda::sm80;
+constexpr int card = RINGATTN_CARD;
+
+void const* volatile kept;
+template <class Function> void keep(Function* f) { kept = reinterpret_cast<void const*>(f); }
+
+template <int head_dim> void kernels() {
+  using K = Kernel<RINGATTN_PRECISION, Causal, Plain, DefaultTiles, head_dim, head_dim>;
+  using F = sm::Sizes<K, card>;
+  using B = sm::BackwardSizes<K, card>;
+  keep(sm::attend<K, card>);
+  keep(sm::finish<K, card>);
+  keep(sm::attend_backward<K, card>);
+  keep(sm::find_facts<K, card>);
+  keep(sm::write_dq<K, card>);
+  std::printf("attend %d %d %zu %d %d\n", head_dim, F::threads, size_t(F::shared), F::tile.q, F::tile.kv);
+  std::printf("attend_backward %d %d %zu %d %d\n", head_dim, B::threads, size_t(B::shared), B::tile.q, B::tile.kv);
+}
+
+int main() {
+  kernels<32>();
+  kernels<64>();
+  kernels<96>();
+  kernels<128>();
+  kernels<192>();
+  kernels<256>();
+}
