@@ -12,6 +12,19 @@ using Word = std::uint32_t;  ///< a register: one fp32 or tf32, or two 16-bit el
 
 __device__ inline Word shared_address(void const* p) { return Word(__cvta_generic_to_shared(p)); }
 
+// Not threadIdx: what is derived of these is computed anew where it is used, in loops too. Addresses that the compiler
+// keeps across a loop take the registers of accumulators.
+__device__ inline int thread() {
+  int x;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(x));
+  return x;
+}
+__device__ inline int lane() {
+  int x;
+  asm volatile("mov.u32 %0, %%laneid;" : "=r"(x));
+  return x;
+}
+
 // ---------------------------------------------------------------- asynchronous copies, global to shared
 
 /// Starts a copy of 16 bytes, both sides aligned to 16. Not `valid`: writes zeros and reads nothing.
@@ -60,6 +73,18 @@ __device__ inline void store_word(Word address, Word x) {
 __device__ inline void store_words(Word address, Word const (&x)[4]) {
   asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3])
                : "memory");
+}
+
+// ---------------------------------------------------------------- hand-over between blocks
+
+/// What the writer's warp or block did before its release is seen after this, once a barrier has told the other lanes.
+__device__ inline Word load_acquire(Word const* p) {
+  Word x;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(x) : "l"(p) : "memory");
+  return x;
+}
+__device__ inline void store_release(Word* p, Word x) {
+  asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(x) : "memory");
 }
 
 // ---------------------------------------------------------------- c += a b, fp32 accumulators

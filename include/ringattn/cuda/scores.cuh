@@ -14,64 +14,62 @@ namespace ringattn::inline RINGATTN_ABI::cuda {
 /// no key, whose maximum is -inf.
 inline constexpr float lowest = std::numeric_limits<float>::lowest();
 
-/// The key tiles that a tile of queries sees, in local order.
-template <class Mask> class KeyTiles {
- public:
-  __device__ KeyTiles(RunTable const& runs, Mask const& mask, Rows const& q) : runs_(runs), mask_(mask), q_(q) {
-    find();
-  }
-  __device__ bool done() const { return index_ >= runs_.tiles(); }
-  __device__ void next() {
-    ++index_;
-    find();
-  }
-  __device__ int64_t local() const { return tile_.local; }  ///< first local row
-  __device__ int count() const { return int(tile_.rows.count); }
-  __device__ Rows const& rows() const { return tile_.rows; }
-  /// Are there pairs that do not count: masked, or past the end of the run?
-  __device__ bool partial() const { return partial_ || count() < runs_.tile_size(); }
+/// A key tile that a tile of queries sees. Lies in shared memory and is found by one thread.
+struct KeyTile {
+  Rows rows;
+  int64_t local;  ///< first local row
+  int64_t index;  ///< in the run table; rows.count is 0 if there are no more tiles
+  bool partial;   ///< there are pairs that do not count: masked, or past the end of the run
 
- private:
-  __device__ void find() {
-    for (; !done(); ++index_) {
-      tile_ = runs_.tile(index_);
-      Coverage const c = mask_.coverage(q_, tile_.rows);
-      partial_ = c == Coverage::partial;
-      if (c != Coverage::none) return;
+  __device__ bool done() const { return rows.count == 0; }
+  __device__ int count() const { return int(rows.count); }
+
+  /// The first one from `index` on, in local order.
+  template <class Mask> __device__ void find(RunTable const& runs, Mask const& mask, Rows const& q, int64_t from) {
+    for (int64_t i = from; i < runs.tiles(); ++i) {
+      RowTile const tile = runs.tile(i);
+      Coverage const c = mask.coverage(q, tile.rows);
+      if (c == Coverage::none) continue;
+      rows = tile.rows;
+      local = tile.local;
+      index = i;
+      partial = c == Coverage::partial || rows.count < runs.tile_size();
+      return;
     }
+    rows.count = 0;
+    index = runs.tiles();
   }
-
-  RunTable const& runs_;
-  Mask const& mask_;
-  Rows const q_;
-  RowTile tile_;
-  int64_t index_ = 0;
-  bool partial_ = false;
 };
 
+/// Of a row of a tile. Rows past the end stand for the last one: a mask is asked for positions that exist only.
+__device__ inline int64_t position_of(Rows const& rows, int i) {
+  int const last = int(rows.count) - 1;
+  return rows.at(i < last ? i : last);
+}
+
 /// Scores become base-2 scores divided by `unit`, or -inf where the pair does not count. `first`: the warp's first row
-/// in q. Returns a bit per row (2 i + half, of 16-row tile i): has this lane a pair in it that counts?
+/// in q. `least` of the rows (two per 16-row tile) in which this lane has a pair that counts becomes `lowest`.
 template <class Mask, class Score, int m, int n>
-__device__ inline unsigned mask_scores(float (&s)[m][n][4], Mask const& mask, Score const& score, float scale,
-                                       int64_t head, Rows const& q, int first, Rows const& k) {
-  int const lane = detail::lane();
-  unsigned seen = 0;
+__device__ inline void mask_scores(float (&s)[m][n][4], float (&least)[2 * m], Mask const& mask, Score const& score,
+                                   float scale, int64_t head, Rows const& q, int first, Rows const& k) {
 #pragma unroll
   for (int i = 0; i < 2 * m; ++i) {
-    // Rows past the end stand for the last one: a mask is asked for positions that exist only.
-    int64_t const row = first + i * 8 + lane / 4, position = q.at(row < q.count ? row : q.count - 1);
+    int const lane = ptx::lane();
+    int64_t const position = position_of(q, first + i * 8 + lane / 4);
+    int64_t key = k.at(lane % 4 * 2);
+    int const left = int(k.count) - lane % 4 * 2;  // columns from the lane's first one to the end
 #pragma unroll
     for (int j = 0; j < 2 * n; ++j) {
-      int const column = j / 2 * 8 + lane % 4 * 2 + j % 2;
       float& x = s[i / 2][j / 2][i % 2 * 2 + j % 2];
-      bool const counts = column < k.count && mask.visible(position, k.at(column));
+      bool const counts = j / 2 * 8 + j % 2 < left && mask.visible(position, key);
       if constexpr (!Score::identity)
-        x = counts ? score.apply(x * scale, head, position, k.at(column)) * float(softmax::log2_e) : x;
+        x = counts ? score.apply(x * scale, head, position, key) * float(softmax::log2_e) : x;
       x = counts ? x : softmax::minus_infinity<float>;
-      seen |= unsigned(counts) << i;
+      least[i] = counts ? lowest : least[i];
+      key += j % 2 == 0 ? k.stride : 7 * k.stride;
+      asm volatile("" : "+l"(key));  // one key at a time: all of them at once would take the registers of accumulators
     }
   }
-  return seen;
 }
 
 /// What is kept of a warp's rows between tiles, and between steps. `sum` is this lane's part of the row's sum: the four
@@ -79,26 +77,33 @@ __device__ inline unsigned mask_scores(float (&s)[m][n][4], Mask const& mask, Sc
 template <int m> struct RowState { float max[2 * m], sum[2 * m]; };
 
 /// Continues the rows with a tile of scores, which become weights: s = 2^(s unit - max). o is brought to the new
-/// maximum. `seen` as from mask_scores.
+/// maximum. `least`: `lowest` for rows that see a key of the tile, or -inf.
 template <int m, int n, int d>
-__device__ inline void weigh(float (&s)[m][n][4], float unit, unsigned seen, RowState<m>& state, float (&o)[m][d][4]) {
-#pragma unroll
-  for (int lanes = 1; lanes < 4; lanes *= 2) seen |= __shfl_xor_sync(~0u, seen, lanes);
+__device__ inline void weigh(float (&s)[m][n][4], float unit, float const (&least)[2 * m], RowState<m>& state,
+                             float (&o)[m][d][4]) {
   float factor[2 * m];
   bool unchanged = true;
 #pragma unroll
   for (int i = 0; i < 2 * m; ++i) {
-    float top = softmax::minus_infinity<float>;
+    float top = least[i];
 #pragma unroll
     for (int j = 0; j < 2 * n; ++j) top = ptx::max(top, s[i / 2][j / 2][i % 2 * 2 + j % 2]);
 #pragma unroll
     for (int lanes = 1; lanes < 4; lanes *= 2) top = ptx::max(top, __shfl_xor_sync(~0u, top, lanes));
-    float max = ptx::max(state.max[i], top * unit);
-    if (max == softmax::minus_infinity<float> && (seen >> i & 1)) max = lowest;
+    float const max = ptx::max(state.max[i], top == lowest ? top : top * unit);
     factor[i] = softmax::rescale(state.max[i], max);
     unchanged = unchanged && factor[i] == 1;
     state.max[i] = max;
-    float const shift = max == softmax::minus_infinity<float> ? 0 : max;
+    state.sum[i] *= factor[i];
+  }
+  // Late tiles seldom have a new maximum. Where outputs are narrow, asking costs more than it saves.
+  if (d < n || !__all_sync(~0u, unchanged)) {
+#pragma unroll
+    for (int i = 0; i < m * d * 4; ++i) o[i / (4 * d)][i / 4 % d][i % 4] *= factor[i / (4 * d) * 2 + i % 4 / 2];
+  }
+#pragma unroll
+  for (int i = 0; i < 2 * m; ++i) {
+    float const shift = state.max[i] == softmax::minus_infinity<float> ? 0 : state.max[i];
     float sum = 0;
 #pragma unroll
     for (int j = 0; j < 2 * n; ++j) {
@@ -106,11 +111,8 @@ __device__ inline void weigh(float (&s)[m][n][4], float unit, unsigned seen, Row
       x = ptx::exp2(__fmaf_rn(x, unit, -shift));
       sum += x;
     }
-    state.sum[i] = __fmaf_rn(state.sum[i], factor[i], sum);
+    state.sum[i] += sum;
   }
-  if (__all_sync(~0u, unchanged)) return;
-#pragma unroll
-  for (int i = 0; i < m * d * 4; ++i) o[i / (4 * d)][i / 4 % d][i % 4] *= factor[i / (4 * d) * 2 + i % 4 / 2];
 }
 
 /// o += the infinite and NaN elements of the visible values of a tile. A product with weights would give them to rows
@@ -118,24 +120,22 @@ __device__ inline void weigh(float (&s)[m][n][4], float unit, unsigned seen, Row
 template <class Tile, class Mask, int m, int d>
 __device__ inline void add_specials(float (&o)[m][d][4], Tile const& values, Mask const& mask, Rows const& q, int first,
                                     Rows const& k) {
-  int const lane = detail::lane();
+  int const lane = ptx::lane();
 #pragma unroll 1
-  for (int j = 0; j < int(k.count); ++j) {
-    bool sees[2 * m];
-#pragma unroll
-    for (int i = 0; i < 2 * m; ++i) {
-      int64_t const row = first + i * 8 + lane / 4;
-      sees[i] = mask.visible(q.at(row < q.count ? row : q.count - 1), k.at(j));
-    }
-#pragma unroll
+  for (int j = 0; j < int(k.count); ++j)
+#pragma unroll 1
     for (int c = 0; c < 2 * d; ++c) {
       float const x = values.element(j, c / 2 * 8 + lane % 4 * 2 + c % 2);
       if (x - x == 0) continue;
 #pragma unroll
-      for (int i = 0; i < 2 * m; ++i)
-        if (sees[i]) o[i / 2][c / 2][i % 2 * 2 + c % 2] += x;
+      for (int i = 0; i < 2 * m; ++i) {
+        if (!mask.visible(position_of(q, first + i * 8 + lane / 4), k.at(j))) continue;
+          // Rare and slow, so that it takes no registers from the rest: accumulators have no index at run time.
+#pragma unroll
+        for (int e = 0; e < 2 * d; ++e)
+          if (e == c) o[i / 2][e / 2][i % 2 * 2 + e % 2] += x;
+      }
     }
-  }
 }
 
 }  // namespace ringattn::cuda

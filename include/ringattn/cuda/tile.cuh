@@ -56,23 +56,35 @@ template <class T> __device__ inline void store_8(RowsOf<T> const& tensor, T* to
   }
 }
 
-/// Calls f(row, chunk) for the chunks of a tile that belong to this thread: the same ones at every call.
-template <int rows, int chunks, int threads, int unroll = rows, class F> __device__ inline void each_chunk(F f) {
-  int const thread = int(threadIdx.x);
-  if constexpr (threads >= chunks) {
-    constexpr int together = threads / chunks;  // rows that all threads fill at once
-    int const row = thread / chunks, chunk = thread % chunks;
-    if (threads % chunks != 0 && row >= together) return;
-#pragma unroll unroll
-    for (int i = 0; i < rows; i += together)
-      if (rows % together == 0 || i + row < rows) f(i + row, chunk);
-  } else {
-    static_assert(chunks % threads == 0, "ringattn: rows of a tile must be a multiple of the threads or shorter");
-#pragma unroll 1
-    for (int row = 0; row < rows; ++row)
-      for (int chunk = thread; chunk < chunks; chunk += threads) f(row, chunk);
+namespace detail {
+
+/// A thread's share of the chunks of a tile: one chunk of every so many rows, the same ones at every call.
+template <int rows, int chunks, int threads> class Share {
+  /// Rows that all threads fill at once: a multiple of 8 or a power of 2, so that one XOR finds the place of a chunk.
+  static constexpr int rows_at_once() {
+    int n = threads / chunks;
+    if (n >= 8) return n / 8 * 8;
+    while ((n & (n - 1)) != 0) --n;
+    return n;
   }
-}
+
+ public:
+  static constexpr int step = rows_at_once();
+  static_assert(step > 0,
+                "ringattn: a row of a tile has more 16-byte chunks than the block has threads; take more warps");
+
+  __device__ static int row() { return int(threadIdx.x) / chunks; }
+  __device__ static int chunk() { return int(threadIdx.x) % chunks; }
+  /// f(first): the share has row first + row().
+  template <int unroll = rows, class F> __device__ static void each(F f) {
+    if (threads != step * chunks && row() >= step) return;
+#pragma unroll unroll
+    for (int first = 0; first < rows; first += step)
+      if (rows % step == 0 || first + row() < rows) f(first);
+  }
+};
+
+}  // namespace detail
 
 /// `rows` x `columns` elements of a precision at `address` in shared memory, aligned to 128. The block has `threads`
 /// threads.
@@ -97,47 +109,58 @@ template <class Mma_, int rows_, int columns_, int threads> struct SharedTile {
   /// Fills the first `count` rows from rows that start at `from`, the others with zeros. Asynchronous where the tensor
   /// allows it: follow with commit_copies, wait_copies and a barrier.
   __device__ void fill(RowsOf<T const> const& tensor, T const* from, int count) const {
-    if (tensor.chunks)
-      each_chunk<rows, chunks, threads>([&](int row, int chunk) {
-        bool const valid = row < count;
-        ptx::copy_16(at(row, chunk), from + row * tensor.row + chunk * per_chunk, valid);
-      });
-    else
+    if (!tensor.chunks) {
       fill_by_elements(tensor, from, count);
+      return;
+    }
+    // One pointer that moves on, rather than a product per chunk for the compiler to keep.
+    T const* p = from + Share::row() * tensor.row + Share::chunk() * per_chunk;
+    Share::each([&](int first) {
+      ptx::copy_16(mine(first), p, first + Share::row() < count);
+      p += Share::step * tensor.row;
+    });
   }
 
-  /// Does this thread's part of the tile (each_chunk) hold an infinity or a NaN? Legal after its own wait_copies,
-  /// before the barrier.
+  /// Does this thread's share of the tile hold an infinity or a NaN? Legal after its own wait_copies, before the
+  /// barrier.
   __device__ bool special() const {
     bool found = false;
-    each_chunk<rows, chunks, threads>([&](int row, int chunk) {
+    Share::each([&](int first) {
       Word x[4];
-      ptx::load_words(x, at(row, chunk));
+      ptx::load_words(x, mine(first));
       for (Word w : x) found = found || Mma::special(w);
     });
     return found;
+  }
+  /// Replaces each word of this thread's share by f(word).
+  template <class F> __device__ void transform(F f) const {
+    Share::template each<1>([&](int first) {
+      Word x[4];
+      ptx::load_words(x, mine(first));
+      for (Word& w : x) w = f(w);
+      ptx::store_words(mine(first), x);
+    });
   }
   /// Element (row, column).
   __device__ float element(int row, int column) const {
     Word const x = ptx::load_word(at(row, column / per_chunk) + Word(column % per_chunk * int(sizeof(T))) / 4 * 4);
     return Mma::element(x, column);
   }
-  /// Replaces each word of this thread's part by f(word).
-  template <class F> __device__ void transform(F f) const {
-    each_chunk<rows, chunks, threads>([&](int row, int chunk) {
-      Word x[4];
-      ptx::load_words(x, at(row, chunk));
-      for (Word& w : x) w = f(w);
-      ptx::store_words(at(row, chunk), x);
-    });
-  }
 
  private:
+  using Share = detail::Share<rows, chunks, threads>;
+
+  /// at(first + row(), chunk()) of the share: the bits of `first` and of row() do not overlap, or do not turn.
+  __device__ Word mine(int first) const {
+    return address + Word((first + Share::row()) * pitch) +
+           ((Word(Share::chunk()) ^ turn(Share::row()) ^ turn(first)) << 4);
+  }
   __device__ void fill_by_elements(RowsOf<T const> const& tensor, T const* from, int count) const {
-    each_chunk<rows, chunks, threads, 1>([&](int row, int chunk) {
+    Share::template each<1>([&](int first) {
       Word x[4] = {};
+      int const row = first + Share::row();
       if (row < count) {
-        T const* const p = from + row * tensor.row + chunk * per_chunk * tensor.dim;
+        T const* const p = from + row * tensor.row + Share::chunk() * per_chunk * tensor.dim;
 #pragma unroll
         for (int e = 0; e < per_chunk; ++e)
           if constexpr (sizeof(T) == 2)
@@ -145,7 +168,7 @@ template <class Mma_, int rows_, int columns_, int threads> struct SharedTile {
           else
             x[e] = __float_as_uint(p[e * tensor.dim]);
       }
-      ptx::store_words(at(row, chunk), x);
+      ptx::store_words(mine(first), x);
     });
   }
 };
@@ -168,8 +191,6 @@ template <class Tile> class Cursor {
   Word base_, chunk_;
 };
 
-__device__ inline int lane() { return int(threadIdx.x) % 32; }
-
 }  // namespace detail
 
 // ---------------------------------------------------------------- operands
@@ -180,7 +201,7 @@ __device__ inline int lane() { return int(threadIdx.x) % 32; }
 template <class Tile> class RowsAsA {
  public:
   using Mma = typename Tile::Mma;
-  __device__ RowsAsA(Tile const& tile, int first) : cursor_(tile, first + detail::lane() % 16, detail::lane() / 16) {}
+  __device__ RowsAsA(Tile const& tile, int first) : cursor_(tile, first + ptx::lane() % 16, ptx::lane() / 16) {}
   __device__ typename Mma::A fragment(int m, int k) const {
     Word r[4];
     ptx::load_matrices(r, cursor_.at(16 * m, 2 * k));
@@ -211,15 +232,15 @@ template <class Tile> class ColumnsAsA {
  private:
   static constexpr bool wide = Mma::depth == 8;
   __device__ static int row(int odd) {
-    int const l = detail::lane();
+    int const l = ptx::lane();
     return wide ? l % 4 * 2 + odd : l / 16 * 8 + l % 8;
   }
   // `first` may be known to the running warp only, so it goes into the lane's own chunk.
   __device__ static int chunk(int first) {
-    int const l = detail::lane();
+    int const l = ptx::lane();
     return wide ? first / 4 + l / 16 : first / 8 + l / 8 % 2;
   }
-  __device__ static int byte() { return wide ? detail::lane() / 4 % 4 * 4 : 0; }
+  __device__ static int byte() { return wide ? ptx::lane() / 4 % 4 * 4 : 0; }
 
   detail::Cursor<Tile> even_, odd_;
 };
@@ -229,7 +250,7 @@ template <class Tile> class RowsAsB {
  public:
   using Mma = typename Tile::Mma;
   __device__ explicit RowsAsB(Tile const& tile)
-      : cursor_(tile, detail::lane() / 16 * 8 + detail::lane() % 8, detail::lane() / 8 % 2) {}
+      : cursor_(tile, ptx::lane() / 16 * 8 + ptx::lane() % 8, ptx::lane() / 8 % 2) {}
   __device__ void fragments(int n, int k, typename Mma::B (&b)[2]) const {
     Word r[4];
     ptx::load_matrices(r, cursor_.at(8 * n, 2 * k));
@@ -241,12 +262,13 @@ template <class Tile> class RowsAsB {
   detail::Cursor<Tile> cursor_;
 };
 
-/// n: in 8 columns, from the tile's first column. k: in Mma::depth rows.
+/// n: in 8 columns, from column `first` of the tile (its bits and those of 8 n must not overlap). k: in Mma::depth
+/// rows.
 template <class Tile> class ColumnsAsB {
  public:
   using Mma = typename Tile::Mma;
-  __device__ explicit ColumnsAsB(Tile const& tile)
-      : even_(tile, row(0), chunk(), byte()), odd_(tile, row(1), chunk(), byte()) {}
+  __device__ explicit ColumnsAsB(Tile const& tile, int first = 0)
+      : even_(tile, row(0), chunk(first), byte()), odd_(tile, row(1), chunk(first), byte()) {}
   __device__ void fragments(int n, int k, typename Mma::B (&b)[2]) const {
     if constexpr (wide) {
 #pragma unroll
@@ -263,11 +285,11 @@ template <class Tile> class ColumnsAsB {
  private:
   static constexpr bool wide = Mma::depth == 8;
   __device__ static int row(int odd) {
-    int const l = detail::lane();
+    int const l = ptx::lane();
     return wide ? l % 4 * 2 + odd : l % 16;
   }
-  __device__ static int chunk() { return detail::lane() / 16; }
-  __device__ static int byte() { return wide ? detail::lane() / 4 % 4 * 4 : 0; }
+  __device__ static int chunk(int first) { return first / Tile::per_chunk + ptx::lane() / 16; }
+  __device__ static int byte() { return wide ? ptx::lane() / 4 % 4 * 4 : 0; }
 
   detail::Cursor<Tile> even_, odd_;
 };

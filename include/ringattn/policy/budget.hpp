@@ -26,6 +26,11 @@ inline constexpr int registers_of_thread = 255;
 /// Addresses, counters, the running maximum and sum, and what the compiler needs to keep loads in flight.
 inline constexpr int registers_aside = 40;
 
+/// ... and to split operands of 3xTF32.
+inline constexpr int registers_to_split = 32;
+/// Per block, for what its threads have in common.
+inline constexpr int shared_bytes_aside = 512;
+
 /// The forward kernel of sm_80. Warps share the queries; each has rows of its own against all keys of the tile.
 struct Forward {
   Tile tile;
@@ -38,11 +43,11 @@ struct Forward {
   /// Per thread: outputs and scores as 16 x 8 accumulators of 4 registers, a fragment of A, two of B.
   constexpr int registers() const {
     int const outputs = fragments() * value_dim / 2, scores = parts() * fragments() * tile.kv / 2;
-    return outputs + scores + parts() * (4 * fragments() + 4) + registers_aside;
+    return outputs + scores + parts() * (4 * fragments() + 4) + registers_aside + (parts() - 1) * registers_to_split;
   }
   /// Per block: queries, and `stages` tiles each of keys and values.
   constexpr int shared_bytes() const {
-    return element_bytes * (tile.q * head_dim + tile.stages * tile.kv * (head_dim + value_dim));
+    return element_bytes * (tile.q * head_dim + tile.stages * tile.kv * (head_dim + value_dim)) + shared_bytes_aside;
   }
   constexpr bool well_formed() const {
     return tile.q > 0 && tile.kv > 0 && tile.stages > 0 && tile.warps > 0 && tile.q % (16 * tile.warps) == 0 &&

@@ -30,7 +30,18 @@ template <class K, int arch> struct Sizes {
   using Queries = SharedTile<Mma, tile.q, K::head_dim, threads>;
   using Keys = SharedTile<Mma, tile.kv, K::head_dim, threads>;
   using Values = SharedTile<Mma, tile.kv, K::value_dim, threads>;
-  static constexpr int shared = Queries::bytes + stages * (Keys::bytes + Values::bytes);
+
+  /// What the threads of a block have in common; thread 0 keeps it. It lies in shared memory, where it takes none of
+  /// the registers that accumulators need.
+  struct Block {
+    Rows q;  ///< global positions of the queries
+    int64_t head, panel;
+    typename K::Element const *k, *v;  ///< row 0 of this head
+    KeyTile tiles[stages + 1];         ///< of this turn and those that are ordered ahead
+  };
+  static constexpr int tiles = Queries::bytes + stages * (Keys::bytes + Values::bytes);
+  static constexpr int shared = tiles + int(sizeof(Block));
+  static_assert(sizeof(Block) <= budget::shared_bytes_aside);
 };
 
 /// The workspace: per panel (one query tile of one head) outputs as 16 x 8 accumulators, one float4 per lane, and per
@@ -89,32 +100,44 @@ __launch_bounds__(Sizes<K, arch>::threads) void attend(__grid_constant__ Forward
                               Word(S::Queries::bytes + stages * S::Keys::bytes + slot * S::Values::bytes)};
   };
 
-  auto const place = p.place(blockIdx.x);
-  RowTile const mine = p.q_runs.tile(place.tile);
-  int64_t const kv_head = place.head / p.group;
-  int const warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32, first_row = warp * S::warp_rows;
+  auto& block = *reinterpret_cast<typename S::Block*>(shared + S::tiles);
+  auto const warp = [] { return ptx::thread() / 32; };
+  {
+    auto const place = p.place(blockIdx.x);
+    RowTile const mine = p.q_runs.tile(place.tile);
+    queries.fill(p.q, p.q.at(place.b, mine.local, place.head), int(mine.rows.count));
+    if (threadIdx.x == 0) {
+      block.q = mine.rows;
+      block.head = place.head;
+      block.panel = place.panel;
+      block.k = p.k.at(place.b, 0, place.head / p.group);
+      block.v = p.v.at(place.b, 0, place.head / p.group);
+      for (int i = 0; i < stages; ++i)
+        block.tiles[i].find(p.k_runs, p.mask, mine.rows, i == 0 ? 0 : block.tiles[i - 1].index + 1);
+    }
+  }
+  __syncthreads();
 
-  KeyTiles here(p.k_runs, p.mask, mine.rows);
-  if (here.done()) return;
-  KeyTiles ahead = here;
-  auto const fetch_keys = [&](int slot) {
-    if (!ahead.done()) keys(slot).fill(p.k, p.k.at(place.b, ahead.local(), kv_head), ahead.count());
+  // Slots of the tile buffers and of block.tiles go round.
+  auto const fetch_keys = [&](int turn) {
+    KeyTile const& tile = block.tiles[turn % (stages + 1)];
+    if (!tile.done()) keys(turn % stages).fill(p.k, block.k + tile.local * p.k.row, tile.count());
     ptx::commit_copies();
   };
-  auto const fetch_values = [&](int slot) {
-    if (!ahead.done()) values(slot).fill(p.v, p.v.at(place.b, ahead.local(), kv_head), ahead.count());
+  auto const fetch_values = [&](int turn) {
+    KeyTile const& tile = block.tiles[turn % (stages + 1)];
+    if (!tile.done()) values(turn % stages).fill(p.v, block.v + tile.local * p.v.row, tile.count());
     ptx::commit_copies();
   };
   constexpr int under_way = 2 * stages - 2;  // of the keys, values, keys, ... that are ordered ahead
 
-  queries.fill(p.q, p.q.at(place.b, mine.local, place.head), int(mine.rows.count));
   fetch_keys(0);
 #pragma unroll
-  for (int slot = 1; slot < stages; ++slot) {
-    fetch_values(slot - 1);
-    ahead.next();
-    fetch_keys(slot);
+  for (int turn = 1; turn < stages; ++turn) {
+    fetch_values(turn - 1);
+    fetch_keys(turn);
   }
+  if (block.tiles[0].done()) return;
   // A negative scale moves to the queries: weigh takes the largest product for the largest score.
   float const unit = K::Score::identity ? fabsf(p.scale) * float(softmax::log2_e) : 1.f;
   if (K::Score::identity && p.scale < 0) {
@@ -126,52 +149,58 @@ __launch_bounds__(Sizes<K, arch>::threads) void attend(__grid_constant__ Forward
   float o[m][d][4];
 #pragma unroll
   for (int i = 0; i < m; ++i) {
-    float4 const rows = p.work.template state<S>(place.panel, warp * m + i)[lane];
+    float4 const rows = p.work.template state<S>(block.panel, warp() * m)[i * 32 + ptx::lane()];
     state.max[2 * i] = rows.x, state.max[2 * i + 1] = rows.y, state.sum[2 * i] = rows.z, state.sum[2 * i + 1] = rows.w;
     bool const fresh = rows.x == softmax::minus_infinity<float> && rows.y == softmax::minus_infinity<float>;
-    float4 const* const from = p.work.template outputs<S>(place.panel, warp * m + i);
 #pragma unroll
     for (int j = 0; j < d; ++j) {
-      float4 const x = fresh ? float4{0, 0, 0, 0} : from[j * 32 + lane];
+      float4 const x = fresh ? float4{0, 0, 0, 0}
+                             : p.work.template outputs<S>(block.panel, warp() * m)[(i * d + j) * 32 + ptx::lane()];
       o[i][j][0] = x.x, o[i][j][1] = x.y, o[i][j][2] = x.z, o[i][j][3] = x.w;
     }
   }
 
-  for (int slot = 0;; slot = (slot + 1) % stages) {
+  for (int turn = 0; !block.tiles[turn % (stages + 1)].done(); ++turn) {
+    KeyTile const& here = block.tiles[turn % (stages + 1)];
+    typename S::Keys const k = keys(turn % stages);
+    typename S::Values const v = values(turn % stages);
     ptx::wait_copies<under_way>();
-    __syncthreads();  // keys are here, and nobody reads the values of the last turn any more
-    fetch_values((slot + stages - 1) % stages);
+    __syncthreads();  // keys are here, and nobody reads the values and the tile of the last turn any more
+    fetch_values(turn + stages - 1);
+    if (threadIdx.x == 0)
+      block.tiles[(turn + stages) % (stages + 1)].find(p.k_runs, p.mask, block.q,
+                                                       block.tiles[(turn + stages - 1) % (stages + 1)].index + 1);
     float s[m][n][4];  // [q, kv]
-    multiply_scores<K::head_dim>(s, RowsAsA(queries, first_row), RowsAsB(keys(slot)));
-    unsigned seen = ~0u;
-    if (!K::Score::identity || here.partial())
-      seen = mask_scores(s, p.mask, p.score, p.scale, place.head, mine.rows, first_row, here.rows());
+    multiply_scores<K::head_dim>(s, RowsAsA(queries, warp() * S::warp_rows), RowsAsB(k));
+    bool const masked = !K::Score::identity || here.partial;
+    float least[2 * m];
+#pragma unroll
+    for (float& x : least) x = masked ? softmax::minus_infinity<float> : lowest;
+    if (masked) mask_scores(s, least, p.mask, p.score, p.scale, block.head, block.q, warp() * S::warp_rows, here.rows);
 
     ptx::wait_copies<under_way>();
     // A masked pair must not count, not even as 0 * inf. Split products take finite factors only.
-    bool const careful = (S::Mma::split || here.partial()) && values(slot).special();
+    bool const careful = (S::Mma::split || here.partial) && v.special();
     bool const special = __syncthreads_or(careful);  // values are here, and nobody reads these keys any more
-    ahead.next();
-    fetch_keys(slot);
-    weigh(s, unit, seen, state, o);
+    fetch_keys(turn + stages);
+    weigh(s, unit, least, state, o);
     if (special) {
-      add_specials(o, values(slot), p.mask, mine.rows, first_row, here.rows());
+      add_specials(o, v, p.mask, block.q, warp() * S::warp_rows, here.rows);
       __syncthreads();
-      values(slot).transform([](Word x) { return S::Mma::finite(x); });
+      v.transform([](Word x) { return S::Mma::finite(x); });
       __syncthreads();
     }
-    multiply<S::tile.kv>(o, sums_as_a<typename S::Mma>(s), ColumnsAsB(values(slot)));  // [q, value]
-    here.next();
-    if (here.done()) break;
+    multiply<S::tile.kv>(o, sums_as_a<typename S::Mma>(s), ColumnsAsB(v));  // [q, value]
   }
 
 #pragma unroll
   for (int i = 0; i < m; ++i) {
-    p.work.template state<S>(place.panel, warp * m + i)[lane] =
+    p.work.template state<S>(block.panel, warp() * m)[i * 32 + ptx::lane()] =
         float4{state.max[2 * i], state.max[2 * i + 1], state.sum[2 * i], state.sum[2 * i + 1]};
-    float4* const to = p.work.template outputs<S>(place.panel, warp * m + i);
 #pragma unroll
-    for (int j = 0; j < d; ++j) to[j * 32 + lane] = float4{o[i][j][0], o[i][j][1], o[i][j][2], o[i][j][3]};
+    for (int j = 0; j < d; ++j)
+      p.work.template outputs<S>(block.panel, warp() * m)[(i * d + j) * 32 + ptx::lane()] =
+          float4{o[i][j][0], o[i][j][1], o[i][j][2], o[i][j][3]};
   }
 }
 
