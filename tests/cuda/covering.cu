@@ -8,3 +8,14 @@
 TEST_CASE("cuda: covering list, " RINGATTN_TEXT(RINGATTN_TEST_PRECISION)) {
   ringattn::test::run_rows<ringattn::RINGATTN_TEST_PRECISION>(RINGATTN_TEXT(RINGATTN_TEST_PRECISION));
 }
+
+// The kernels' own state has to be put back by the calls, not by their host side.
+TEST_CASE("cuda: calls with the shipped kernels in a graph, " RINGATTN_TEXT(RINGATTN_TEST_PRECISION)) {
+  using namespace ringattn;
+  using namespace ringattn::test;
+#define ROW(row, policy, Precision, head_dim, value_dim, ...)       \
+  if constexpr (std::is_same_v<Precision, RINGATTN_TEST_PRECISION>) \
+    return run_graph<KernelPolicy<Precision, head_dim, value_dim>>();
+#include ROW_LIST
+#undef ROW
+}

@@ -236,6 +236,14 @@ template <class P> void run_row(RunTime const& r, std::string const& text) {
   covering_count.worst = std::max(covering_count.worst, verdict.worst());
 }
 
+template <class P> void run_graph() {
+  PlanOptions<P> options{.problem = {.batch = 1, .seq = 200, .heads = 2, .kv_heads = 1}};
+  options.mask.kind = RingMask::causal;
+  options.shard = options.kv_shard = {{AnyShard::zigzag}};
+  auto const setup = make_setup<P>(options, InputClass::normal, 11);
+  CHECK_NOTHROW(check_graph<P>(2, setup, [](CudaPeer& peer) { return AnyTransport(peer); }));
+}
+
 /// The rows of one precision. Define ROW_LIST to the list's file.
 template <class Wanted> void run_rows(char const* name) {
   covering_count.name = name;

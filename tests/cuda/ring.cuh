@@ -102,6 +102,117 @@ std::vector<RankResult<typename P::Precision>> run_device_ring(int ranks, Setup<
   return results;
 }
 
+/// A rank's tensors in device memory, and a call of each pass.
+template <class P> class DeviceTensors {
+ public:
+  using Backend = typename P::Backend;
+  using Element = typename P::Precision::Element;
+
+  DeviceTensors(Backend& backend, Setup<P> const& s, RingAttention<P> const& ring)
+      : local_(ring.local()),
+        q_(backend, take_rows(s.q, s.q_extents(), ring.rows())),
+        k_(backend, take_rows(s.k, s.k_extents(), ring.kv_rows())),
+        v_(backend, take_rows(s.v, s.v_extents(), ring.kv_rows())),
+        dout_(backend, take_rows(s.dout, s.out_extents(), ring.rows())) {
+    spoil(backend);
+  }
+  /// Outputs of garbage.
+  void spoil(Backend& backend) {
+    out_.emplace(backend, garbage<Element>(local_.out));
+    lse_.emplace(backend, garbage<float>(local_.lse));
+    dq_.emplace(backend, garbage<Element>(local_.q));
+    dk_.emplace(backend, garbage<Element>(local_.k));
+    dv_.emplace(backend, garbage<Element>(local_.v));
+  }
+  void call(RingAttention<P>& ring) {
+    using In = View<Element const, DeviceSpace>;
+    using Out = View<Element, DeviceSpace>;
+    Local const& l = local_;
+    In const q(q_.data(), l.q), k(k_.data(), l.k), v(v_.data(), l.v), dout(dout_.data(), l.out);
+    Out const out(out_->data(), l.out);
+    View<float, DeviceSpace> const lse(lse_->data(), l.lse);
+    ring.forward({.q = q, .k = k, .v = v, .out = out, .lse = lse});
+    ring.backward({.q = q,
+                   .k = k,
+                   .v = v,
+                   .out = out,
+                   .lse = lse,
+                   .dout = dout,
+                   .dq = Out(dq_->data(), l.q),
+                   .dk = Out(dk_->data(), l.k),
+                   .dv = Out(dv_->data(), l.v)});
+  }
+  RankResult<typename P::Precision> get() {
+    RankResult<typename P::Precision> r;
+    r.out = out_->get();
+    r.lse = lse_->get();
+    r.dq = dq_->get();
+    r.dk = dk_->get();
+    r.dv = dv_->get();
+    return r;
+  }
+
+ private:
+  Local local_;
+  Held<Element, Backend> q_, k_, v_, dout_;
+  std::optional<Held<Element, Backend>> out_, dq_, dk_, dv_;
+  std::optional<Held<float, Backend>> lse_;
+};
+
+/// Captures a forward and a backward call of all ranks (virtual ones, on one device) in one graph, forked from one
+/// stream and joined again, replays it twice and wants the bits of the calls. Throws what is wrong. `as_transport`: the
+/// policy's communicator of a CudaPeer.
+template <class P, class As> void check_graph(int ranks, Setup<P> const& setup, As as_transport) {
+  cudaStream_t origin = nullptr;
+  cudaEvent_t fork = nullptr;
+  std::vector<cudaEvent_t> joins(static_cast<size_t>(ranks));
+  cudaGraphExec_t graph = nullptr;
+  std::function<void(CudaPeer&)> const rank = [&](CudaPeer& peer) {
+    typename P::Backend backend({.device = 0});
+    decltype(auto) comm = as_transport(peer);
+    RingAttention<P> ring(backend, comm, setup.options);
+    DeviceTensors<P> t(backend, setup, ring);
+    t.call(ring);  // streams and events are made here
+    auto const eager = t.get();
+    t.spoil(backend);
+    backend.synchronize();
+    auto const meet = [&] {
+      std::vector<char> all(static_cast<size_t>(ranks));
+      all_gather(peer, char(1), std::span(all), "meet");
+    };
+    cudaEvent_t& join = joins[size_t(peer.rank())];
+    cuda::check(cudaEventCreateWithFlags(&join, cudaEventDisableTiming), "event");
+    if (peer.rank() == 0) {
+      cuda::check(cudaStreamCreateWithFlags(&origin, cudaStreamNonBlocking), "stream");
+      cuda::check(cudaEventCreateWithFlags(&fork, cudaEventDisableTiming), "event");
+      cuda::check(cudaStreamBeginCapture(origin, cudaStreamCaptureModeRelaxed), "begin");
+      cuda::check(cudaEventRecord(fork, origin), "fork");
+    }
+    meet();
+    cuda::check(cudaStreamWaitEvent(backend.stream(), fork), "fork");
+    t.call(ring);
+    cuda::check(cudaEventRecord(join, backend.stream()), "join");
+    meet();
+    if (peer.rank() == 0) {
+      for (cudaEvent_t j : joins) cuda::check(cudaStreamWaitEvent(origin, j), "join");
+      cudaGraph_t captured = nullptr;
+      cuda::check(cudaStreamEndCapture(origin, &captured), "end");
+      cuda::check(cudaGraphInstantiate(&graph, captured, 0), "instantiate");
+      cuda::check(cudaGraphDestroy(captured), "destroy");
+      for (int i = 0; i < 2; ++i) cuda::check(cudaGraphLaunch(graph, origin), "launch");
+      cuda::check(cudaStreamSynchronize(origin), "synchronize");
+    }
+    meet();
+    if (!same_bits(eager, t.get())) throw std::runtime_error("the graph gives other bits than the calls");
+    meet();
+  };
+  run_ranks<CudaPeer>(ranks, rank, {.deadline = std::chrono::seconds(100)});
+  (void)cudaGraphExecDestroy(graph);
+  for (cudaEvent_t e : joins) (void)cudaEventDestroy(e);
+  (void)cudaEventDestroy(fork);
+  (void)cudaStreamDestroy(origin);
+}
+
 /// P over another transport.
 template <class P, class C> struct Over : P { using Communicator = C; };
 template <class To, class From> Setup<To> setup_over(Setup<From> const& s) {

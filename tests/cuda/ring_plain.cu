@@ -27,56 +27,7 @@ PlanOptions<Plain16> options_of(int mask, int shard, int64_t seq, Commit commit 
   return o;
 }
 
-/// A rank's tensors in device memory, and a call of each pass.
-struct Tensors {
-  using Backend = Cuda<PlainArch>;
-  using Space = DeviceSpace;
-  Local local;
-  std::optional<Held<float, Backend>> q, k, v, dout, out, lse, dq, dk, dv;
-
-  Tensors(Backend& backend, Setup<Plain16> const& s, RingAttention<Plain16> const& ring) : local(ring.local()) {
-    auto const mine = [&](auto const& whole, Extents const& e, std::span<Rows const> rows) {
-      return take_rows(whole, e, rows);
-    };
-    q.emplace(backend, mine(s.q, s.q_extents(), ring.rows()));
-    k.emplace(backend, mine(s.k, s.k_extents(), ring.kv_rows()));
-    v.emplace(backend, mine(s.v, s.v_extents(), ring.kv_rows()));
-    dout.emplace(backend, mine(s.dout, s.out_extents(), ring.rows()));
-    spoil(backend);
-  }
-  void spoil(Backend& backend) {
-    out.emplace(backend, garbage<float>(local.out));
-    lse.emplace(backend, garbage<float>(local.lse));
-    dq.emplace(backend, garbage<float>(local.q));
-    dk.emplace(backend, garbage<float>(local.k));
-    dv.emplace(backend, garbage<float>(local.v));
-  }
-  void call(RingAttention<Plain16>& ring) {
-    using In = View<float const, Space>;
-    using Out = View<float, Space>;
-    Out const o(out->data(), local.out), l(lse->data(), local.lse);
-    ring.forward(
-        {.q = In(q->data(), local.q), .k = In(k->data(), local.k), .v = In(v->data(), local.v), .out = o, .lse = l});
-    ring.backward({.q = In(q->data(), local.q),
-                   .k = In(k->data(), local.k),
-                   .v = In(v->data(), local.v),
-                   .out = o,
-                   .lse = l,
-                   .dout = In(dout->data(), local.out),
-                   .dq = Out(dq->data(), local.q),
-                   .dk = Out(dk->data(), local.k),
-                   .dv = Out(dv->data(), local.v)});
-  }
-  RankResult<Fp32> get() {
-    RankResult<Fp32> r;
-    r.out = out->get();
-    r.lse = lse->get();
-    r.dq = dq->get();
-    r.dk = dk->get();
-    r.dv = dv->get();
-    return r;
-  }
-};
+using Tensors = DeviceTensors<Plain16>;
 
 }  // namespace
 
@@ -105,57 +56,7 @@ TEST_CASE("cuda ring: calls can be captured in a graph and replayed") {
   for (int ranks : {1, 2, 3}) {
     CAPTURE(ranks);
     auto const setup = make_setup<Plain16>(options_of(RingMask::causal, AnyShard::zigzag, 20), InputClass::normal, 9);
-    cudaStream_t origin = nullptr;
-    cudaEvent_t fork = nullptr;
-    std::vector<cudaEvent_t> joins(static_cast<size_t>(ranks));
-    cudaGraphExec_t graph = nullptr;
-    run_devices<Plain16>(ranks, false,
-                         [&](Cuda<PlainArch>& backend, CudaPeer& comm) {
-                           RingAttention<Plain16> ring(backend, comm, setup.options);
-                           Tensors t(backend, setup, ring);
-                           t.call(ring);  // streams and events are made here
-                           auto const eager = t.get();
-                           t.spoil(backend);
-                           backend.synchronize();
-                           auto const meet = [&] {
-                             std::vector<char> all(static_cast<size_t>(ranks));
-                             all_gather(comm, char(1), std::span(all), "meet");
-                           };
-                           cuda::check(cudaEventCreateWithFlags(&joins[size_t(comm.rank())], cudaEventDisableTiming),
-                                       "event");
-                           if (comm.rank() == 0) {
-                             cuda::check(cudaStreamCreateWithFlags(&origin, cudaStreamNonBlocking), "stream");
-                             cuda::check(cudaEventCreateWithFlags(&fork, cudaEventDisableTiming), "event");
-                             cuda::check(cudaStreamBeginCapture(origin, cudaStreamCaptureModeRelaxed), "begin");
-                             cuda::check(cudaEventRecord(fork, origin), "fork");
-                           }
-                           meet();
-                           cuda::check(cudaStreamWaitEvent(backend.stream(), fork), "fork");
-                           t.call(ring);
-                           cuda::check(cudaEventRecord(joins[size_t(comm.rank())], backend.stream()), "join");
-                           meet();
-                           if (comm.rank() == 0) {
-                             for (cudaEvent_t join : joins) cuda::check(cudaStreamWaitEvent(origin, join), "join");
-                             cudaGraph_t captured = nullptr;
-                             cuda::check(cudaStreamEndCapture(origin, &captured), "end");
-                             cuda::check(cudaGraphInstantiate(&graph, captured, 0), "instantiate");
-                             cuda::check(cudaGraphDestroy(captured), "destroy");
-                             for (int i = 0; i < 2; ++i) cuda::check(cudaGraphLaunch(graph, origin), "launch");
-                             cuda::check(cudaStreamSynchronize(origin), "synchronize");
-                           }
-                           meet();
-                           auto const replayed = t.get();
-                           bool const same = same_bits(eager.out, replayed.out) && same_bits(eager.lse, replayed.lse) &&
-                                             same_bits(eager.dq, replayed.dq) && same_bits(eager.dk, replayed.dk) &&
-                                             same_bits(eager.dv, replayed.dv);
-                           if (!same) throw std::runtime_error("the graph gives other bits than the calls");
-                           meet();
-                         },
-                         {.deadline = 60s});
-    (void)cudaGraphExecDestroy(graph);
-    for (cudaEvent_t e : joins) (void)cudaEventDestroy(e);
-    (void)cudaEventDestroy(fork);
-    (void)cudaStreamDestroy(origin);
+    CHECK_NOTHROW(check_graph<Plain16>(ranks, setup, [](CudaPeer& peer) -> CudaPeer& { return peer; }));
   }
 }
 
