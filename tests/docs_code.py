@@ -18,7 +18,7 @@ def contains(lines, part):
     return any(lines[i:i + len(part)] == part for i in range(len(lines) - len(part) + 1))
 
 
-sources = {p: flat(p.read_text()) for p in sorted((root / "examples").rglob("*.[ch]pp"))}
+sources = {p: flat(p.read_text()) for p in sorted([*(root / "examples").rglob("*.[ch]pp"), *(root / "examples").rglob("*.cu")])}
 documents = [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
 blocks = wrong = 0
 for document in documents:
