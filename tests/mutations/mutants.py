@@ -56,7 +56,7 @@ MUTANTS = [
     ('unstable_merge', 'two states are merged relative to the left maximum', [
         ('softmax.hpp', 'A const m = softmax::max(max_left, max_right);', 'A const m = max_left;')]),
     ('causal_lost', 'partly visible blocks count as fully visible', [
-        ('cpu/attention.hpp', 'if (see.block(i) == Coverage::partial)', 'if (false)')]),
+        ('cpu/attention.hpp', 'if (coverage == Coverage::partial)', 'if (false)')]),
     ('causal_lost_in_backward', 'the same in the backward pass', [
         ('cpu/attention_backward.hpp', 'if (coverage == Coverage::partial)', 'if (false)')]),
     ('strict_diagonal', 'a query does not see its own key', [
@@ -77,17 +77,18 @@ MUTANTS = [
         ('cpu/attention_backward.hpp', 'A(step_.lse(b, panel.first + r, panel.head, 0))',
          'A(step_.lse(b, panel.first % std::max<int64_t>(step_.q_rows[0].count, 1) + r, panel.head, 0))')]),
     ('running_max_dropped', 'each tile starts from a maximum of its own', [
-        ('cpu/attention.hpp', 'for (int w = 0; w < lanes; ++w) top[w] = max[w];',
-         'for (int w = 0; w < lanes; ++w) top[w] = softmax::minus_infinity<A>;')]),
+        ('cpu/softmax_tile.hpp', 'top[j] = simd::max(top[j] * factor, before);', 'top[j] = top[j] * factor;')]),
     ('not_rescaled', 'a new maximum does not rescale what was summed before', [
-        ('cpu/attention.hpp', 'alpha[w] = max[w] == top[w] ? A(1) : factor;', '(void)factor; alpha[w] = A(1);')]),
+        ('cpu/softmax_tile.hpp', 'rescale[j].store(alpha + j * lane);', 'V::broadcast(A(1)).store(alpha + j * lane);')]),
     ('one_receive_slot', 'the next block arrives in the slot that is still read', [
         ('ring/rotate.hpp', 'slot_{first_slot, second_slot}', 'slot_{first_slot, (second_slot, first_slot)}')]),
     ('wait_dropped', 'a block is used before the transfer was waited for', [
         ('ring/rotate.hpp', 'traffic_.wait(lane_, "key/value block");', '')]),
     ('rounded_partials', 'the running sum is kept in 16 bits between tiles', [
-        ('cpu/attention.hpp', 'sum[w] = fma(sum[w], alpha[w], total[w]);',
-         'sum[w] = A(float(BFloat16(float(fma(sum[w], alpha[w], total[w])))));')]),
+        ('cpu/softmax_tile.hpp',
+         'for (int j = 0; j < vectors; ++j) (V::load(sum + j * lane) + total[j]).store(sum + j * lane);',
+         'for (int j = 0; j < vectors; ++j) (V::load(sum + j * lane) + total[j]).store(sum + j * lane);'
+         'for (int w = 0; w < lanes; ++w) sum[w] = A(float(BFloat16(float(sum[w]))));')]),
     ('rounded_gradients', 'travelling gradients are rounded to 16 bits at every hop', [
         ('cpu/backend.hpp', 'sum[i] = cpu::convert<W>(mine[i] + cpu::convert<A>(arriving[i]));',
          'sum[i] = cpu::convert<W>(A(float(BFloat16(float(mine[i] + cpu::convert<A>(arriving[i]))))));')]),

@@ -3,48 +3,23 @@
 // (softmax.hpp) runs down the lanes and never across them.
 #pragma once
 
-#include "../softmax.hpp"
 #include "control.hpp"
 #include "layout.hpp"
 #include "pack.hpp"
+#include "softmax_tile.hpp"
 
 namespace ringattn::inline RINGATTN_ABI::cpu {
-
-/// Continues `max` and `sum` of each lane with n rows of base-2 scores, which become weights. alpha: the factor for
-/// what was summed before. A NaN score need not win the maximum: its weight is NaN, and so is all that is summed.
-template <int lanes, class A>
-[[gnu::noinline]] void softmax_rows(A* RINGATTN_RESTRICT s, int64_t n, A* RINGATTN_RESTRICT max,
-                                    A* RINGATTN_RESTRICT sum, A* RINGATTN_RESTRICT alpha) {
-  A top[lanes], shift[lanes], total[lanes];
-  for (int w = 0; w < lanes; ++w) top[w] = max[w];
-  for (int64_t k = 0; k < n; ++k)
-    for (int w = 0; w < lanes; ++w) top[w] = s[k * lanes + w] > top[w] ? s[k * lanes + w] : top[w];
-  for (int w = 0; w < lanes; ++w) {
-    shift[w] = top[w] == softmax::minus_infinity<A> ? A(0) : top[w];  // -inf - -inf would be NaN
-    A const factor = exp2(max[w] - shift[w]);
-    alpha[w] = max[w] == top[w] ? A(1) : factor;
-    total[w] = 0;
-  }
-  for (int64_t k = 0; k < n; ++k)
-    for (int w = 0; w < lanes; ++w) {
-      A const p = exp2(s[k * lanes + w] - shift[w]);
-      s[k * lanes + w] = p;
-      total[w] += p;
-    }
-  for (int w = 0; w < lanes; ++w) {
-    sum[w] = fma(sum[w], alpha[w], total[w]);
-    max[w] = top[w];
-  }
-}
 
 template <class K> class Forward {
  public:
   using A = typename K::Accumulator;
   using E = typename K::Element;
   using S = Sizes<K>;
+  using T = typename S::T;  // what products multiply
   using Step = AttendStep<K, HostSpace>;
 
-  Forward(Step const& step, int threads) : step_(step), count_(count_panels_of<K>(step)), layout_(count_, threads) {
+  Forward(Step const& step, int threads)
+      : step_(step), scaling_(scaling<K, T>(step.scale)), count_(count_panels_of<K>(step)), layout_(count_, threads) {
     // Small chunks when there are few panels: every thread should have some.
     chunk_ = std::clamp<int64_t>(count_.all() / (4 * int64_t(threads)), 1, std::max<int64_t>(layout_.chunk, 1));
     chunks_ = ceil_div(count_.of_group(), chunk_);
@@ -65,29 +40,35 @@ template <class K> class Forward {
     int64_t const pair = index / chunks_, b = pair / count_.kv_heads, g = pair % count_.kv_heads;
     int64_t const begin = index % chunks_ * chunk_, n = std::min(chunk_, count_.of_group() - begin);
     std::byte* const scratch = step_.state + layout_.scratch + size_t(worker) * layout_.scratch_bytes;
-    Scratch const mine{at<A>(scratch, layout_.queries), at<A>(scratch, layout_.keys), at<A>(scratch, layout_.values),
-                       at<A>(scratch, layout_.scores), at<unsigned char>(scratch, layout_.seen)};
-    A const factor = K::Score::identity ? step_.scale * A(softmax::log2_e) : step_.scale;
+    Scratch const mine{at<T>(scratch, layout_.queries), at<T>(scratch, layout_.keys),
+                       at<T>(scratch, layout_.values),  at<A>(scratch, layout_.scores),
+                       at<T>(scratch, layout_.weights), at<unsigned char>(scratch, layout_.seen)};
+    Panel panels[ForwardLayout<K>::most_panels];
     for (int64_t p = 0; p < n; ++p) {
-      Panel const panel = panel_of(b, g, begin + p);
-      pack_row_groups<S::lanes>(Slab<E const>(step_.q, b, panel.first, panel.head), panel.rows.count, S::head, factor,
-                                mine.queries + p * S::head * S::q);
+      panels[p] = panel_of(b, g, begin + p);
+      Slab<E const> const rows(step_.q, b, panels[p].first, panels[p].head);
+      for (int64_t w0 = 0; w0 < panels[p].rows.count; w0 += S::lanes)
+        pack_lanes<S::head, S::lanes>(rows.from(w0), std::min<int64_t>(S::lanes, panels[p].rows.count - w0),
+                                      scaling_.packed, mine.queries + (p * S::q + w0) * S::head_terms);
     }
     int64_t pairs = 0;
+    int64_t const all_keys = count_rows(step_.k_rows);
     each_key_tile(step_.k_rows, S::tile.kv, [&](Rows k, int64_t first, int64_t) {
       bool packed = false, special = false;
+      Slab<E const> const keys(step_.k, b, first, g), values(step_.v, b, first, g);
+      int64_t const next = std::min<int64_t>(S::keys, all_keys - first - k.count);
+      Prefetch<S::head, S::value, E> ahead(keys.from(k.count), values.from(k.count), next,
+                                           n * ceil_div(k.count, S::rows));
       for (int64_t p = 0; p < n; ++p) {
-        Panel const panel = panel_of(b, g, begin + p);
-        VisibleKeys<S::keys> const see(step_.mask, panel.rows, k);
+        VisibleKeys<S::keys> const see(step_.mask, panels[p].rows, k);
         if (see.none()) continue;
         if (!packed) {
-          pack_row_groups<S::rows>(Slab<E const>(step_.k, b, first, g), k.count, S::head, A(1), mine.keys);
-          special = pack_column_groups<S::rows>(Slab<E const>(step_.v, b, first, g), k.count, S::keys, S::value,
-                                                S::value_rows, mine.values);
+          pack_rows<S::head>(keys, k.count, round_up(k.count, S::rows), mine.keys);
+          special = pack_columns<S::value, S::value_rows, S::rows>(values, k.count, S::keys, mine.values);
           packed = true;
         }
-        attend(panel, mine, mine.queries + p * S::head * S::q, k, see, special);
-        pairs += panel.rows.count * (see.end() - see.begin());
+        attend(panels[p], mine, mine.queries + p * S::head_terms * S::q, k, see, special, ahead);
+        pairs += panels[p].rows.count * (see.end() - see.begin());
         if (!control.keep_going()) return false;
       }
       return true;
@@ -112,11 +93,13 @@ template <class K> class Forward {
 
  private:
   struct Scratch {
-    A *queries, *keys, *values, *scores;
+    T *queries, *keys, *values;
+    A* scores;
+    T* weights;  // the scores themselves where products multiply numbers
     unsigned char* seen;
   };
 
-  template <class T> static T* at(std::byte* base, size_t offset) { return reinterpret_cast<T*>(base + offset); }
+  template <class X> static X* at(std::byte* base, size_t offset) { return reinterpret_cast<X*>(base + offset); }
   A* out(int64_t panel) const { return at<A>(step_.state, layout_.out) + panel * S::value_rows * S::q; }
   A* max(int64_t panel) const { return at<A>(step_.state, layout_.max) + panel * S::q; }
   A* sum(int64_t panel) const { return at<A>(step_.state, layout_.sum) + panel * S::q; }
@@ -133,8 +116,9 @@ template <class K> class Forward {
   }
 
   /// One panel against one key tile.
-  void attend(Panel const& panel, Scratch const& mine, A const* queries, Rows k, VisibleKeys<S::keys> const& see,
-              bool special) const {
+  template <class Ahead>
+  void attend(Panel const& panel, Scratch const& mine, T const* queries, Rows k, VisibleKeys<S::keys> const& see,
+              bool special, Ahead& ahead) const {
     Rows const q = panel.rows;
     int const begin = see.begin(), n = see.end() - begin;
     bool const careful = special && see.partial();
@@ -143,48 +127,62 @@ template <class K> class Forward {
       for (int w = 0; w < S::lanes; ++w) position[w] = q.at(std::min(w0 + w, q.count - 1));
 
       for (int i = begin; i < see.end(); i += S::rows) {
-        A* const s = mine.scores + i * S::lanes;
-        if (see.block(i) == Coverage::none) {
-          std::fill_n(s, S::rows * S::lanes, softmax::minus_infinity<A>);
-          continue;
-        }
-        tile_product<Into::replace, S::lanes, 1, S::rows>(mine.keys + i * S::head, queries + w0 * S::head, S::head, s,
-                                                          S::lanes);
-        int const valid = std::min(S::rows, see.end() - i);
-        if constexpr (!K::Score::identity)
-          for (int r = 0; r < valid; ++r)
-            for (int w = 0; w < S::lanes; ++w)
-              s[r * S::lanes + w] =
-                  step_.score.apply(s[r * S::lanes + w], panel.head, position[w], k.at(i + r)) * A(softmax::log2_e);
-        if (see.block(i) == Coverage::partial)
-          for (int r = 0; r < valid; ++r) {
-            int64_t const key = k.at(i + r);
-            for (int w = 0; w < S::lanes; ++w)
-              s[r * S::lanes + w] =
-                  step_.mask.visible(position[w], key) ? s[r * S::lanes + w] : softmax::minus_infinity<A>;
-          }
+        ahead.some();
+        score(mine, queries + w0 * S::head_terms, panel.head, position, k, i, std::min(S::rows, see.end() - i),
+              see.block(i));
       }
 
-      A alpha[S::lanes];
-      A* const s = mine.scores + begin * S::lanes;
-      softmax_rows<S::lanes>(s, n, max(panel.index) + w0, sum(panel.index) + w0, alpha);
-      mark_seen(max(panel.index) + w0, position, std::min<int64_t>(S::lanes, q.count - w0), k.slice(begin, n));
+      alignas(64) A alpha[S::lanes];
+      A *const s = mine.scores + begin * S::lanes, *const top = max(panel.index) + w0;
+      T* const weights = mine.weights + begin / S::terms * S::lanes;
+      A const product = K::Score::identity ? scaling_.product : A(1);
+      bool const rescale = softmax_rows<S::vectors>(s, n, product, top, sum(panel.index) + w0, alpha, weights);
+      mark_seen(top, position, std::min<int64_t>(S::lanes, q.count - w0), k.slice(begin, n));
 
-      if (careful)
+      if (careful) {
+        if (!rescale) std::fill_n(alpha, S::lanes, A(1));
         for (int i = 0; i < n; ++i)
           for (int w = 0; w < S::lanes; ++w)
             mine.seen[i * S::lanes + w] = step_.mask.visible(position[w], k.at(begin + i));
+      }
       A* const o = out(panel.index) + w0 * S::value_rows;
       for (int d = 0; d < S::value_rows; d += S::rows) {
-        A const* const v = mine.values + d * S::keys + begin * S::rows;
+        T const* const v = mine.values + d * S::key_terms + begin / S::terms * S::rows;
         A* const to = o + d * S::lanes;
         if (careful)
-          seen_product<Into::rescale_add, S::lanes, 1, S::rows>(v, s, n, mine.seen, 0, S::lanes, 1, to, S::lanes,
-                                                                alpha);
+          seen_product<Into::rescale_add, S::vectors, 1, S::rows>(v, weights, n, mine.seen, 0, S::lanes, 1, to,
+                                                                  S::lanes, alpha);
+        else if (rescale)
+          tile_product<Into::rescale_add, S::vectors, 1, S::rows>(v, weights, ceil_div(n, S::terms), to, S::lanes,
+                                                                  alpha);
         else
-          tile_product<Into::rescale_add, S::lanes, 1, S::rows>(v, s, n, to, S::lanes, alpha);
+          tile_product<Into::add, S::vectors, 1, S::rows>(v, weights, ceil_div(n, S::terms), to, S::lanes);
       }
     }
+  }
+
+  /// Scores of tile_rows keys from i on, `valid` of them real, and one lane block; -inf where a pair is invisible.
+  void score(Scratch const& mine, T const* queries, int64_t head, int64_t const* position, Rows k, int i, int valid,
+             Coverage coverage) const {
+    A* const s = mine.scores + i * S::lanes;
+    if (coverage == Coverage::none) {
+      std::fill_n(s, S::rows * S::lanes, softmax::minus_infinity<A>);
+      return;
+    }
+    tile_product<Into::replace, S::vectors, S::head_terms, 1>(mine.keys + i * S::head_terms, queries, S::head_terms, s,
+                                                              S::lanes);
+    if constexpr (!K::Score::identity)
+      for (int r = 0; r < valid; ++r)
+        for (int w = 0; w < S::lanes; ++w)
+          s[r * S::lanes + w] =
+              step_.score.apply(s[r * S::lanes + w] * scaling_.product, head, position[w], k.at(i + r)) *
+              A(softmax::log2_e);
+    if (coverage == Coverage::partial)
+      for (int r = 0; r < valid; ++r) {
+        int64_t const key = k.at(i + r);
+        for (int w = 0; w < S::lanes; ++w)
+          s[r * S::lanes + w] = step_.mask.visible(position[w], key) ? s[r * S::lanes + w] : softmax::minus_infinity<A>;
+      }
   }
 
   /// A row all of whose visible scores are -inf has no softmax (0/0), unlike one that sees no key: it gets the lowest
@@ -200,6 +198,7 @@ template <class K> class Forward {
   }
 
   Step const& step_;
+  Scaling<A> scaling_;
   PanelCounts count_;
   ForwardLayout<K> layout_;
   int64_t chunk_, chunks_;

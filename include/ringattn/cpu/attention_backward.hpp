@@ -14,26 +14,16 @@
 
 namespace ringattn::inline RINGATTN_ABI::cpu {
 
-/// For register_rows keys: base-2 scores become weights, dP becomes dS = P (dP - delta).
-template <int lanes, class A>
-[[gnu::noinline]] void weigh_gradients(A* RINGATTN_RESTRICT scores, A* RINGATTN_RESTRICT dp,
-                                       A const* RINGATTN_RESTRICT lse, A const* RINGATTN_RESTRICT delta) {
-  for (int r = 0; r < register_rows; ++r)
-    for (int w = 0; w < lanes; ++w) {
-      A const p = exp2(scores[r * lanes + w] - lse[w]);
-      scores[r * lanes + w] = p;
-      dp[r * lanes + w] = p * (dp[r * lanes + w] - delta[w]);
-    }
-}
-
 template <class K> class Backward {
  public:
   using A = typename K::Accumulator;
   using E = typename K::Element;
   using S = Sizes<K>;
+  using T = typename S::T;  // what products multiply
   using Step = BackwardStep<K, HostSpace>;
 
-  Backward(Step const& step, int threads) : step_(step), count_(count_panels_of<K>(step)), layout_(count_, threads) {}
+  Backward(Step const& step, int threads)
+      : step_(step), scaling_(scaling<K, T>(step.scale)), count_(count_panels_of<K>(step)), layout_(count_, threads) {}
 
   int64_t panels() const { return count_.all(); }
   int64_t units() const { return count_.batch * count_.kv_heads * layout_.chunks; }
@@ -63,23 +53,30 @@ template <class K> class Backward {
     int64_t const n = std::min(layout_.chunk, count_.of_group() - begin);
     bool const is_first = begin == 0, is_last = begin + n == count_.of_group();
     Scratch const mine(step_.state + layout_.scratch + size_t(worker) * layout_.scratch_bytes, layout_);
-    for (int64_t p = 0; p < n; ++p) pack_panel(mine, p, b, panel_of(b, g, begin + p));
+    Panel panels[BackwardLayout<K>::most_panels];
+    for (int64_t p = 0; p < n; ++p) pack_panel(mine, p, b, panels[p] = panel_of(b, g, begin + p));
 
     int64_t pairs = 0;
+    int64_t const all_keys = count_rows(step_.k_rows);
     each_key_tile(step_.k_rows, S::tile.kv, [&](Rows k, int64_t first, int64_t tile) {
       bool packed = false, special = false;
+      Slab<E const> const keys(step_.k, b, first, g), values(step_.v, b, first, g);
+      int64_t const next = std::min<int64_t>(S::keys, all_keys - first - k.count);
+      Prefetch<S::head, S::value, E> ahead(keys.from(k.count), values.from(k.count), next,
+                                           n * ceil_div(k.count, S::rows));
+      Joint joint;
       for (int64_t p = 0; p < n; ++p) {
-        Panel const panel = panel_of(b, g, begin + p);
-        VisibleKeys<S::keys> const see(step_.mask, panel.rows, k);
+        VisibleKeys<S::keys> const see(step_.mask, panels[p].rows, k);
         if (see.none()) continue;
         if (!packed) {
-          special = pack_keys(mine, b, g, k.count, first);
+          special = pack_keys(mine, keys, values, k.count);
           packed = true;
         }
-        attend(mine, p, panel, k, see, see.partial() && (special || mine.special[p]));
-        pairs += panel.rows.count * (see.end() - see.begin());
+        attend(mine, p, panels[p], k, see, special || mine.special[p], joint, ahead);
+        pairs += panels[p].rows.count * (see.end() - see.begin());
         if (!control.keep_going()) return false;
       }
+      add_joint(mine, joint, int(k.count));
       // The chunk before this one has added its share of the tile.
       while (!is_first && tiles_done(index - 1).load(std::memory_order_acquire) <= tile) {
         if (!control.keep_going()) return false;
@@ -106,27 +103,36 @@ template <class K> class Backward {
 
  private:
   struct Scratch {
-    A *q_lanes, *q_columns, *dout_lanes, *dout_columns, *lse;
+    T *q_lanes, *q_columns, *dout_lanes, *dout_columns;
+    A* lse;
     unsigned char* special;  ///< [panel of the chunk]
-    A *key_groups, *key_columns, *value_groups, *weights, *scores;
+    T *key_rows, *key_columns, *value_rows;
+    A *dk, *dv, *weights, *scores;
+    T *weight_pairs, *score_pairs, *score_row_pairs;  ///< weights and scores themselves where T is a number
     unsigned char* seen;
-    A *dk, *dv;
 
     Scratch(std::byte* p, BackwardLayout<K> const& l)
-        : q_lanes(at<A>(p, l.q_lanes)),
-          q_columns(at<A>(p, l.q_columns)),
-          dout_lanes(at<A>(p, l.dout_lanes)),
-          dout_columns(at<A>(p, l.dout_columns)),
+        : q_lanes(at<T>(p, l.q_lanes)),
+          q_columns(at<T>(p, l.q_columns)),
+          dout_lanes(at<T>(p, l.dout_lanes)),
+          dout_columns(at<T>(p, l.dout_columns)),
           lse(at<A>(p, l.lse)),
           special(at<unsigned char>(p, l.special)),
-          key_groups(at<A>(p, l.key_groups)),
-          key_columns(at<A>(p, l.key_columns)),
-          value_groups(at<A>(p, l.value_groups)),
+          key_rows(at<T>(p, l.key_rows)),
+          key_columns(at<T>(p, l.key_columns)),
+          value_rows(at<T>(p, l.value_rows)),
+          dk(at<A>(p, l.dk)),
+          dv(at<A>(p, l.dv)),
           weights(at<A>(p, l.weights)),
           scores(at<A>(p, l.scores)),
-          seen(at<unsigned char>(p, l.seen)),
-          dk(at<A>(p, l.dk)),
-          dv(at<A>(p, l.dv)) {}
+          weight_pairs(at<T>(p, l.weight_pairs)),
+          score_pairs(at<T>(p, l.score_pairs)),
+          score_row_pairs(at<T>(p, l.score_row_pairs)),
+          seen(at<unsigned char>(p, l.seen)) {}
+  };
+  /// Neighbouring lane blocks that see the whole key tile and wait for their sums over query rows.
+  struct Joint {
+    int64_t first = 0, count = 0;
   };
   struct Panel {
     Rows rows;
@@ -138,7 +144,7 @@ template <class K> class Backward {
     int64_t first;
   };
 
-  template <class T> static T* at(std::byte* base, size_t offset) { return reinterpret_cast<T*>(base + offset); }
+  template <class X> static X* at(std::byte* base, size_t offset) { return reinterpret_cast<X*>(base + offset); }
   A* dq(int64_t panel) const { return at<A>(step_.state, layout_.dq) + panel * S::head_rows * S::q; }
   A* delta(int64_t panel) const { return at<A>(step_.state, layout_.delta) + panel * S::q; }
   /// How many key tiles a unit has added to dK|dV.
@@ -158,25 +164,28 @@ template <class K> class Backward {
   void pack_panel(Scratch const& mine, int64_t p, int64_t b, Panel const& panel) const {
     Slab<E const> const q(step_.q, b, panel.first, panel.head), dout(step_.dout, b, panel.first, panel.head);
     int64_t const n = panel.rows.count;
-    A const factor = K::Score::identity ? step_.scale * A(softmax::log2_e) : step_.scale;
-    pack_row_groups<S::lanes>(q, n, S::head, factor, mine.q_lanes + p * S::head * S::q);
-    pack_row_groups<S::lanes>(dout, n, S::value, A(1), mine.dout_lanes + p * S::value * S::q);
-    bool const special_q =
-        pack_column_groups<S::lanes>(q, n, S::q, S::head, S::head_columns, mine.q_columns + p * S::head_columns * S::q);
-    bool const special_dout = pack_column_groups<S::lanes>(dout, n, S::q, S::value, S::value_columns,
-                                                           mine.dout_columns + p * S::value_columns * S::q);
-    mine.special[p] = special_q || special_dout;
+    bool special = false;
+    for (int64_t w0 = 0; w0 < n; w0 += S::lanes) {
+      int64_t const rows = std::min<int64_t>(S::lanes, n - w0), lane = p * S::q + w0;
+      pack_lanes<S::head, S::lanes>(q.from(w0), rows, scaling_.packed, mine.q_lanes + lane * S::head_terms);
+      pack_lanes<S::value, S::lanes>(dout.from(w0), rows, A(1), mine.dout_lanes + lane * S::value_terms);
+      special |= pack_columns<S::head, S::head_columns, S::columns>(q.from(w0), rows, S::lanes,
+                                                                    mine.q_columns + lane / S::terms * S::head_columns);
+      special |= pack_columns<S::value, S::value_columns, S::columns>(
+          dout.from(w0), rows, S::lanes, mine.dout_columns + lane / S::terms * S::value_columns);
+    }
+    mine.special[p] = special;
     // A row without keys has the LSE -inf: +inf instead gives its pairs the weight 0, where -inf - -inf would be NaN.
     for (int64_t r = 0; r < S::q; ++r) {
       A const lse = r < n ? A(step_.lse(b, panel.first + r, panel.head, 0)) : softmax::minus_infinity<A>;
       mine.lse[p * S::q + r] = lse == softmax::minus_infinity<A> ? -lse : lse * A(softmax::log2_e);
     }
   }
-  bool pack_keys(Scratch const& mine, int64_t b, int64_t g, int64_t n, int64_t first) const {
-    Slab<E const> const k(step_.k, b, first, g), v(step_.v, b, first, g);
-    bool const special_k = pack_row_groups<S::rows>(k, n, S::head, A(1), mine.key_groups);
-    pack_column_groups<S::rows>(k, n, S::keys, S::head, S::head_rows, mine.key_columns);
-    bool const special_v = pack_row_groups<S::rows>(v, n, S::value, A(1), mine.value_groups);
+  bool pack_keys(Scratch const& mine, Slab<E const> k, Slab<E const> v, int64_t n) const {
+    int64_t const rows = round_up(n, S::rows);
+    bool const special_k = pack_rows<S::head>(k, n, rows, mine.key_rows);
+    pack_columns<S::head, S::head_rows, S::rows>(k, n, S::keys, mine.key_columns);
+    bool const special_v = pack_rows<S::value>(v, n, rows, mine.value_rows);
     std::fill_n(mine.dk, S::keys * S::head_columns, A(0));
     std::fill_n(mine.dv, S::keys * S::value_columns, A(0));
     return special_k || special_v;
@@ -196,16 +205,28 @@ template <class K> class Backward {
     }
   }
 
-  /// One panel against one key tile: adds to its dQ and to the chunk's dK|dV.
-  void attend(Scratch const& mine, int64_t p, Panel const& panel, Rows k, VisibleKeys<S::keys> const& see,
-              bool careful) const {
+  /// One panel against one key tile: adds to its dQ and to the chunk's dK|dV, the latter now or with `joint`.
+  template <class Ahead>
+  void attend(Scratch const& mine, int64_t p, Panel const& panel, Rows k, VisibleKeys<S::keys> const& see, bool special,
+              Joint& joint, Ahead& ahead) const {
     int const begin = see.begin(), n = see.end() - begin;
+    bool const alone = special || see.partial(), careful = special && see.partial();
     for (int64_t w0 = 0; w0 < panel.rows.count; w0 += S::lanes) {
+      int64_t const block = (p * S::q + w0) / S::lanes;  // of the chunk
+      if (alone || joint.count == BackwardLayout<K>::joint || joint.first + joint.count != block)
+        add_joint(mine, joint, int(k.count));
+      if (joint.count == 0) joint.first = block;
+      int64_t const slot = joint.count * S::keys;
+
       int64_t position[S::lanes];  // of padded lanes: of the last row
       for (int w = 0; w < S::lanes; ++w) position[w] = panel.rows.at(std::min(w0 + w, panel.rows.count - 1));
-      for (int i = begin; i < see.end(); i += S::rows)
-        pair_block(mine, p * S::q + w0, panel, w0, k, see.block(i), i, std::min(S::rows, see.end() - i), position);
-      A const *const weights = mine.weights + begin * S::lanes, *const scores = mine.scores + begin * S::lanes;
+      for (int i = begin; i < see.end(); i += S::rows) {
+        ahead.some();
+        pair_block(mine, slot, block * S::lanes, panel, w0, k, see.block(i), i, std::min(S::rows, see.end() - i),
+                   position);
+      }
+      // Pairs of keys: the second of the last pair may be none.
+      T const* const scores = mine.score_row_pairs + ((S::terms == 1 ? slot : 0) + begin) / S::terms * S::lanes;
       if (careful)
         for (int i = 0; i < n; ++i)
           for (int w = 0; w < S::lanes; ++w)
@@ -213,84 +234,132 @@ template <class K> class Backward {
 
       // dQ^T += K^T dS^T
       for (int d = 0; d < S::head_rows; d += S::rows) {
-        A const* const a = mine.key_columns + d * S::keys + begin * S::rows;
+        T const* const a = mine.key_columns + d * S::key_terms + begin / S::terms * S::rows;
         A* const grad = dq(panel.index) + w0 * S::head_rows + d * S::lanes;
         if (careful)
-          seen_product<Into::add, S::lanes, 1, S::rows>(a, scores, n, mine.seen, 0, S::lanes, 1, grad, S::lanes);
+          seen_product<Into::add, S::vectors, 1, S::rows>(a, scores, n, mine.seen, 0, S::lanes, 1, grad, S::lanes);
         else
-          tile_product<Into::add, S::lanes, 1, S::rows>(a, scores, n, grad, S::lanes);
+          tile_product<Into::add, S::vectors, 1, S::rows>(a, scores, ceil_div(n, S::terms), grad, S::lanes);
       }
-      // dV += P^T dO, dK += dS^T Q, without the padded lanes
-      int64_t const rows = std::min<int64_t>(S::lanes, panel.rows.count - w0);
-      add_columns<S::value_columns>(weights, mine.dout_columns + p * S::value_columns * S::q, w0, rows, mine.seen,
-                                    mine.dv + begin * S::value_columns, n, careful);
-      add_columns<S::head_columns>(scores, mine.q_columns + p * S::head_columns * S::q, w0, rows, mine.seen,
-                                   mine.dk + begin * S::head_columns, n, careful);
+      // dV += P^T dO, dK += dS^T Q
+      if (!alone) {
+        ++joint.count;
+        continue;
+      }
+      Columns const at{.first = begin,
+                       .keys = n,
+                       .slot = slot,
+                       .block = block,
+                       .blocks = 1,
+                       .rows = std::min<int64_t>(S::lanes, panel.rows.count - w0),
+                       .careful = careful};
+      add_columns<S::value_columns>(mine.weight_pairs, mine.dout_columns, at, mine.seen, mine.dv);
+      add_columns<S::head_columns>(mine.score_pairs, mine.q_columns, at, mine.seen, mine.dk);
     }
   }
 
-  /// Weights P and score gradients dS of register_rows keys from `i` on and one block of lanes, from `lane` of the
-  /// chunk.
-  void pair_block(Scratch const& mine, int64_t lane, Panel const& panel, int64_t w0, Rows k, Coverage coverage, int i,
-                  int valid, int64_t const* position) const {
-    A *const weights = mine.weights + i * S::lanes, *const scores = mine.scores + i * S::lanes;
+  /// Weights P and score gradients dS of tile_rows keys from `i` on and one lane block, which starts at `lane` of the
+  /// chunk. Rows from `valid` on come out as 0.
+  void pair_block(Scratch const& mine, int64_t slot, int64_t lane, Panel const& panel, int64_t w0, Rows k,
+                  Coverage coverage, int i, int valid, int64_t const* position) const {
+    int64_t const at_key = slot + i, wide = S::terms == 1 ? at_key : 0;
+    A *const weights = mine.weights + wide * S::lanes, *const scores = mine.scores + wide * S::lanes;
     if (coverage == Coverage::none) {
       std::fill_n(weights, S::rows * S::lanes, A(0));
       std::fill_n(scores, S::rows * S::lanes, A(0));
-      return;
-    }
-    tile_product<Into::replace, S::lanes, 1, S::rows>(mine.key_groups + i * S::head, mine.q_lanes + lane * S::head,
-                                                      S::head, weights, S::lanes);
-    tile_product<Into::replace, S::lanes, 1, S::rows>(mine.value_groups + i * S::value,
-                                                      mine.dout_lanes + lane * S::value, S::value, scores, S::lanes);
-    A const *const lse = mine.lse + lane, *const sums = delta(panel.index) + w0;
-    if constexpr (K::Score::identity) {
-      weigh_gradients<S::lanes>(weights, scores, lse, sums);
     } else {
-      for (int r = 0; r < valid; ++r)
-        for (int w = 0; w < S::lanes; ++w) {
-          A &s = weights[r * S::lanes + w], &ds = scores[r * S::lanes + w];
-          int64_t const at_q = position[w], at_k = k.at(i + r);
-          A const slope = step_.score.slope(s, panel.head, at_q, at_k);
-          s = exp2(step_.score.apply(s, panel.head, at_q, at_k) * A(softmax::log2_e) - lse[w]);
-          ds = s * (ds - sums[w]) * slope;
-        }
-    }
-    // Chosen, not multiplied away: 0 times a NaN or an infinity would reach keys that the row does not see.
-    if (coverage == Coverage::partial)
-      for (int r = 0; r < valid; ++r) {
-        int64_t const key = k.at(i + r);
-        for (int w = 0; w < S::lanes; ++w) {
-          bool const visible = step_.mask.visible(position[w], key);
-          weights[r * S::lanes + w] = visible ? weights[r * S::lanes + w] : A(0);
-          scores[r * S::lanes + w] = visible ? scores[r * S::lanes + w] : A(0);
-        }
+      tile_product<Into::replace, S::vectors, S::head_terms, 1>(
+          mine.key_rows + i * S::head_terms, mine.q_lanes + lane * S::head_terms, S::head_terms, weights, S::lanes);
+      tile_product<Into::replace, S::vectors, S::value_terms, 1>(mine.value_rows + i * S::value_terms,
+                                                                 mine.dout_lanes + lane * S::value_terms,
+                                                                 S::value_terms, scores, S::lanes);
+      A const *const lse = mine.lse + lane, *const sums = delta(panel.index) + w0;
+      if constexpr (K::Score::identity) {
+        weigh_gradients<S::vectors, T>(weights, scores, scaling_.product, lse, sums);
+      } else {
+        for (int r = 0; r < valid; ++r)
+          for (int w = 0; w < S::lanes; ++w) {
+            A &s = weights[r * S::lanes + w], &ds = scores[r * S::lanes + w];
+            int64_t const at_q = position[w], at_k = k.at(i + r);
+            A const score = s * scaling_.product, slope = step_.score.slope(score, panel.head, at_q, at_k);
+            s = exp2(step_.score.apply(score, panel.head, at_q, at_k) * A(softmax::log2_e) - lse[w]);
+            ds = s * (ds - sums[w]) * slope;
+          }
       }
+      // Chosen, not multiplied away: 0 times a NaN or an infinity would reach keys that the row does not see.
+      if (coverage == Coverage::partial)
+        for (int r = 0; r < valid; ++r) {
+          int64_t const key = k.at(i + r);
+          for (int w = 0; w < S::lanes; ++w) {
+            bool const visible = step_.mask.visible(position[w], key);
+            weights[r * S::lanes + w] = visible ? weights[r * S::lanes + w] : A(0);
+            scores[r * S::lanes + w] = visible ? scores[r * S::lanes + w] : A(0);
+          }
+        }
+      std::fill(weights + valid * S::lanes, weights + S::rows * S::lanes, A(0));
+      std::fill(scores + valid * S::lanes, scores + S::rows * S::lanes, A(0));
+    }
+    if constexpr (S::terms == 2) {
+      // A padded lane may be the other half of a real row's pair.
+      if (int64_t const rows = panel.rows.count - w0; rows < S::lanes)
+        for (int r = 0; r < S::rows; ++r) {
+          std::fill(weights + r * S::lanes + rows, weights + (r + 1) * S::lanes, A(0));
+          std::fill(scores + r * S::lanes + rows, scores + (r + 1) * S::lanes, A(0));
+        }
+      round_to_pairs<S::vectors>(weights, mine.weight_pairs + at_key * S::lane_terms, static_cast<T*>(nullptr));
+      round_to_pairs<S::vectors>(scores, mine.score_pairs + at_key * S::lane_terms,
+                                 mine.score_row_pairs + i / S::terms * S::lanes);
+    }
   }
 
-  /// sum[key][column] += the sum over `rows` rows of a[key][row] b[w0 + row][column], for n keys.
-  template <int columns>
-  static void add_columns(A const* a, A const* b, int64_t w0, int64_t rows, unsigned char const* seen, A* sum, int n,
-                          bool careful) {
-    constexpr int left = columns % S::lanes;
-    for (int c = 0; c + S::lanes <= columns; c += S::lanes)
-      add_column_block<S::lanes>(a, b + c * S::q + w0 * S::lanes, rows, seen, sum + c, columns, n, careful);
-    if constexpr (left > 0)
-      add_column_block<left>(a, b + (columns - left) * S::q + w0 * left, rows, seen, sum + columns - left, columns, n,
-                             careful);
+  /// Which keys of the tile and which lane blocks of the chunk a sum over query rows is for.
+  struct Columns {
+    int first, keys;
+    int64_t slot;           ///< where P and dS of the first lane block are
+    int64_t block, blocks;  ///< lane blocks, each of `rows` query rows
+    int64_t rows;
+    bool careful = false;
+  };
+
+  void add_joint(Scratch const& mine, Joint& joint, int keys) const {
+    if (joint.count > 0) {
+      Columns const at{
+          .first = 0, .keys = keys, .slot = 0, .block = joint.first, .blocks = joint.count, .rows = S::lanes};
+      add_columns<S::value_columns>(mine.weight_pairs, mine.dout_columns, at, mine.seen, mine.dv);
+      add_columns<S::head_columns>(mine.score_pairs, mine.q_columns, at, mine.seen, mine.dk);
+    }
+    joint = {};
   }
-  template <int width>
-  static void add_column_block(A const* a, A const* b, int64_t rows, unsigned char const* seen, A* sum, int columns,
-                               int n, bool careful) {
-    for (int i = 0; i < n; i += S::rows)
-      if (careful)
-        seen_product<Into::add, width, S::lanes, 1>(a + i * S::lanes, b, rows, seen + i * S::lanes, S::lanes, 1, 0,
-                                                    sum + i * columns, columns);
+
+  /// sum[key][column] += the sum over query rows of a[key][row] b[row][column].
+  template <int columns>
+  static void add_columns(T const* a, T const* b, Columns const& at, unsigned char const* seen, A* sum) {
+    constexpr int left = columns % S::columns / S::vector;
+    a += (at.slot + at.first) * S::lane_terms;
+    b += at.block * S::lane_terms * columns;
+    sum += at.first * columns;
+    for (int c = 0; c + S::columns <= columns; c += S::columns)
+      add_column_block<S::column_vectors, columns>(a, b + c * S::lane_terms, at, seen, sum + c);
+    if constexpr (left > 0) {
+      constexpr int c = columns - left * S::vector;
+      add_column_block<left, columns>(a, b + c * S::lane_terms, at, seen, sum + c);
+    }
+  }
+  template <int vectors, int columns>
+  static void add_column_block(T const* a, T const* b, Columns const& at, unsigned char const* seen, A* sum) {
+    Stretch const blocks{.count = at.blocks, .a = S::keys * S::lane_terms, .b = S::lane_terms * columns};
+    for (int i = 0; i < at.keys; i += S::rows)
+      if (at.careful)
+        seen_product<Into::add, vectors, S::lane_terms, 1>(a + i * S::lane_terms, b, at.rows, seen + i * S::lanes,
+                                                           S::lanes, 1, 0, sum + i * columns, columns);
       else
-        tile_product<Into::add, width, S::lanes, 1>(a + i * S::lanes, b, rows, sum + i * columns, columns);
+        tile_product<Into::add, vectors, S::lane_terms, 1>(a + i * S::lane_terms, b, ceil_div(at.rows, S::terms),
+                                                           sum + i * columns, columns, static_cast<A const*>(nullptr),
+                                                           blocks);
   }
 
   Step const& step_;
+  Scaling<A> scaling_;
   PanelCounts count_;
   BackwardLayout<K> layout_;
 };

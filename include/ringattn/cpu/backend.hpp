@@ -80,8 +80,12 @@ class Cpu {
   };
 
   Cpu() : Cpu(Options{}) {}
-  /// Throws Error{invalid_argument} unless threads >= 1, std::system_error if a thread cannot be started.
+  /// Throws Error{invalid_argument} unless threads >= 1, or if the program was compiled for instructions that this CPU
+  /// does not have; std::system_error if a thread cannot be started.
   explicit Cpu(Options options) : options_(std::move(options)) {
+    if (char const* const feature = simd::missing_feature())
+      throw Error(ErrorCode::invalid_argument, -1, "CPU", std::string(feature) + ", which the program was compiled for",
+                  "a CPU without it; compile with fewer -m flags");
     if (options_.threads < 1)
       throw Error(ErrorCode::invalid_argument, -1, "threads", "at least 1", std::to_string(options_.threads));
     if (!options_.run && options_.threads > 1) pool_.emplace(options_.threads);

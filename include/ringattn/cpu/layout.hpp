@@ -14,20 +14,38 @@
 
 namespace ringattn::inline RINGATTN_ABI::cpu {
 
+/// How many vectors of lanes a register tile has: as many as registers hold, unless fewer leave less of a query tile's
+/// last register tile empty.
+constexpr int tile_vectors(int q, int vector) {
+  int best = 1;
+  for (int n = 2; n <= simd::tile_vectors; ++n)
+    if (round_up(q, n * vector) <= round_up(q, best * vector)) best = n;
+  return best;
+}
+
 /// Compile-time sizes of a kernel.
 template <class K> struct Sizes {
   using A = typename K::Accumulator;
+  using T = typename OperandOf<typename K::Element, A>::type;
   static constexpr Tile tile = K::tile(0);
   static_assert(tile.q > 0 && tile.kv > 0, "ringattn: Policy::Tiles must give positive block sizes");
 
   static constexpr int vector = vector_lanes<A>;
-  static constexpr int lanes = tile.q > vector ? 2 * vector : vector;  ///< of a register tile
-  static constexpr int rows = register_rows;                           ///< of a register tile
+  static constexpr int vectors = tile_vectors(tile.q, vector);  ///< of a register tile with query rows as lanes
+  static constexpr int lanes = vectors * vector;                ///< query rows of such a tile: a lane block
+  static constexpr int rows = tile_rows;                        ///< of a register tile
+  static constexpr int column_vectors = 2;                      ///< of a register tile with dimensions as lanes
+  static constexpr int columns = column_vectors * vector;
   static constexpr int q = int(round_up(tile.q, lanes));
+  static constexpr int lane_blocks = q / lanes;
   static constexpr int keys = int(round_up(tile.kv, rows));
   static constexpr int head = K::head_dim, value = K::value_dim;
   static constexpr int head_rows = int(round_up(head, rows)), value_rows = int(round_up(value, rows));
   static constexpr int head_columns = int(round_up(head, vector)), value_columns = int(round_up(value, vector));
+  /// Steps of a product's sum: terms_of<T> numbers each.
+  static constexpr int terms = terms_of<T>;
+  static constexpr int head_terms = int(ceil_div(head, terms)), value_terms = int(ceil_div(value, terms));
+  static constexpr int key_terms = keys / terms, lane_terms = lanes / terms;
 };
 
 /// One query tile: its global rows and its first row in local order.
@@ -95,27 +113,33 @@ class Stretches {
   size_t end_ = 0;
 };
 
-/// Most panels that read one packing of a key tile.
-inline constexpr int64_t chunk_panels = 8;
+/// Most panels that read one packing of a key tile: with all that belongs to them they should stay in half of today's
+/// second-level caches.
+constexpr int64_t chunk_panels(int64_t panel_bytes) {
+  return std::clamp<int64_t>((int64_t(1) << 19) / panel_bytes, 4, 16);
+}
 
 template <class K> struct ForwardLayout {
   using A = typename K::Accumulator;
   using S = Sizes<K>;
+  using T = typename S::T;
+  static constexpr int64_t most_panels = chunk_panels(S::q * (S::head + S::value) * int64_t(sizeof(A)));
 
   int64_t chunk = 0;
-  size_t out, max, sum;                        ///< [panel]: [lane block][value_rows][lanes], [q], [q]
-  size_t queries, keys, values, scores, seen;  ///< from the start of a worker's scratch
+  size_t out, max, sum;                                 ///< [panel]: [lane block][value_rows][lanes], [q], [q]
+  size_t queries, keys, values, scores, weights, seen;  ///< from the start of a worker's scratch
   size_t scratch, scratch_bytes, bytes;
 
-  constexpr ForwardLayout(PanelCounts n, int threads) : chunk(std::min(chunk_panels, n.of_group())) {
+  constexpr ForwardLayout(PanelCounts n, int threads) : chunk(std::min(most_panels, n.of_group())) {
     Stretches all, mine;
     out = all.take<A>(n.all() * S::value_rows * S::q);
     max = all.take<A>(n.all() * S::q);
     sum = all.take<A>(n.all() * S::q);
-    queries = mine.take<A>(chunk * S::head * S::q);
-    keys = mine.take<A>(S::keys * S::head);
-    values = mine.take<A>(S::keys * S::value_rows);
+    queries = mine.take<T>(chunk * S::head_terms * S::q);
+    keys = mine.take<T>(S::keys * S::head_terms);
+    values = mine.take<T>(S::key_terms * S::value_rows);
     scores = mine.take<A>(S::keys * S::lanes);
+    weights = S::terms == 1 ? scores : mine.take<T>(S::key_terms * S::lanes);
     seen = mine.take<unsigned char>(S::keys * S::lanes);
     scratch = all.end();
     scratch_bytes = mine.end();
@@ -126,40 +150,55 @@ template <class K> struct ForwardLayout {
 template <class K> struct BackwardLayout {
   using A = typename K::Accumulator;
   using S = Sizes<K>;
+  using T = typename S::T;
+  static constexpr int64_t most_panels = chunk_panels(S::q * (S::head + S::value) * int64_t(sizeof(A)));
+  /// Lane blocks whose sums over query rows are made together: dK|dV are read and written once for all of them.
+  static constexpr int64_t joint = 4;
 
   int64_t chunk = 0, chunks = 0;  ///< chunks of one (batch, key/value head)
   size_t dq, delta, progress;     ///< [panel]: [lane block][head_rows][lanes], [q]; [batch, kv_head, chunk]
   size_t q_lanes, q_columns, dout_lanes, dout_columns, lse, special;  ///< of a worker's chunk
-  size_t key_groups, key_columns, value_groups, weights, scores, seen, dk, dv;
+  size_t key_rows, key_columns, value_rows, dk, dv;                   ///< of a key tile
+  size_t weights, scores;  ///< P and dS of the joint lane blocks, as numbers: [lane block][keys][lanes]
+  size_t weight_pairs, score_pairs, score_row_pairs;  ///< the same as pairs; score_row_pairs of one lane block
+  size_t seen;
   size_t scratch, scratch_bytes, bytes;
 
   constexpr BackwardLayout(PanelCounts n, int threads)
-      : chunk(std::min(chunk_panels, n.of_group())), chunks(chunk > 0 ? ceil_div(n.of_group(), chunk) : 0) {
+      : chunk(std::min(most_panels, n.of_group())), chunks(chunk > 0 ? ceil_div(n.of_group(), chunk) : 0) {
     Stretches all, mine;
     dq = all.take<A>(n.all() * S::head_rows * S::q);
     delta = all.take<A>(n.all() * S::q);
     progress = all.take<int64_t>(n.batch * n.kv_heads * chunks);
-    q_lanes = mine.take<A>(chunk * S::head * S::q);
-    q_columns = mine.take<A>(chunk * S::head_columns * S::q);
-    dout_lanes = mine.take<A>(chunk * S::value * S::q);
-    dout_columns = mine.take<A>(chunk * S::value_columns * S::q);
+    q_lanes = mine.take<T>(chunk * S::head_terms * S::q);
+    q_columns = mine.take<T>(chunk * S::head_columns * S::q / S::terms);
+    dout_lanes = mine.take<T>(chunk * S::value_terms * S::q);
+    dout_columns = mine.take<T>(chunk * S::value_columns * S::q / S::terms);
     lse = mine.take<A>(chunk * S::q);
     special = mine.take<unsigned char>(chunk);
-    key_groups = mine.take<A>(S::keys * S::head);
-    key_columns = mine.take<A>(S::keys * S::head_rows);
-    value_groups = mine.take<A>(S::keys * S::value);
-    weights = mine.take<A>(S::keys * S::lanes);
-    scores = mine.take<A>(S::keys * S::lanes);
-    seen = mine.take<unsigned char>(S::keys * S::lanes);
+    key_rows = mine.take<T>(S::keys * S::head_terms);
+    key_columns = mine.take<T>(S::key_terms * S::head_rows);
+    value_rows = mine.take<T>(S::keys * S::value_terms);
     dk = mine.take<A>(S::keys * S::head_columns);
     dv = mine.take<A>(S::keys * S::value_columns);
+    if constexpr (S::terms == 1) {
+      weights = weight_pairs = mine.take<A>(joint * S::keys * S::lanes);
+      scores = score_pairs = score_row_pairs = mine.take<A>(joint * S::keys * S::lanes);
+    } else {
+      weights = mine.take<A>(S::rows * S::lanes);
+      scores = mine.take<A>(S::rows * S::lanes);
+      weight_pairs = mine.take<T>(joint * S::keys * S::lane_terms);
+      score_pairs = mine.take<T>(joint * S::keys * S::lane_terms);
+      score_row_pairs = mine.take<T>(S::key_terms * S::lanes);
+    }
+    seen = mine.take<unsigned char>(S::keys * S::lanes);
     scratch = all.end();
     scratch_bytes = mine.end();
     bytes = scratch + (chunk > 0 ? size_t(threads) * scratch_bytes : 0);
   }
 };
 
-/// The part of a key tile that a query tile sees, in blocks of register_rows keys.
+/// The part of a key tile that a query tile sees, in blocks of tile_rows keys.
 template <int keys> class VisibleKeys {
  public:
   template <class Mask> VisibleKeys(Mask const& mask, Rows q, Rows k) {
@@ -168,30 +207,30 @@ template <int keys> class VisibleKeys {
     end_ = int(k.count);
     partial_ = whole == Coverage::partial;
     if (!partial_) return;
-    int const n = int(ceil_div(k.count, register_rows));
+    int const n = int(ceil_div(k.count, tile_rows));
     int first = n, last = -1;
     for (int i = 0; i < n; ++i) {
-      int64_t const at = int64_t(i) * register_rows;
-      block_[i] = mask.coverage(q, k.slice(at, std::min<int64_t>(register_rows, k.count - at)));
+      int64_t const at = int64_t(i) * tile_rows;
+      block_[i] = mask.coverage(q, k.slice(at, std::min<int64_t>(tile_rows, k.count - at)));
       if (block_[i] == Coverage::none) continue;
       first = std::min(first, i);
       last = i;
     }
-    begin_ = first * register_rows;
-    end_ = std::min(end_, (last + 1) * register_rows);
+    begin_ = first * tile_rows;
+    end_ = std::min(end_, (last + 1) * tile_rows);
   }
 
-  int begin() const { return begin_; }  ///< a multiple of register_rows
+  int begin() const { return begin_; }  ///< a multiple of tile_rows
   int end() const { return end_; }
   bool none() const { return begin_ >= end_; }
   bool partial() const { return partial_; }
   /// Of the block that starts at key `at`.
-  Coverage block(int at) const { return partial_ ? block_[at / register_rows] : Coverage::full; }
+  Coverage block(int at) const { return partial_ ? block_[at / tile_rows] : Coverage::full; }
 
  private:
   int begin_ = 0, end_ = 0;
   bool partial_ = false;
-  Coverage block_[ceil_div(keys, register_rows)];
+  Coverage block_[ceil_div(keys, tile_rows)];
 };
 
 }  // namespace ringattn::cpu

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// From strided tensors into the dense, wide layouts that the tile products read, and back.
+// From strided tensors into the dense layouts that the tile products read. T is a number of the accumulator type or a
+// pair of bfloat16 (gemm_tile.hpp); pack_rows and pack_columns tell whether they
+// met a NaN or an infinity.
 #pragma once
 
 #include <algorithm>
@@ -29,6 +31,7 @@ RINGATTN_INLINE unsigned is_special(double x) {
   constexpr std::uint64_t exponent = 0x7ff0000000000000u;
   return (__builtin_bit_cast(std::uint64_t, x) & exponent) == exponent;
 }
+RINGATTN_INLINE unsigned is_special(BFloat16 x) { return (x.bits & 0x7f80u) == 0x7f80u; }
 
 /// Rows of one (batch, head): where they start and how they go on.
 template <class T> struct Slab {
@@ -39,50 +42,143 @@ template <class T> struct Slab {
   template <class Space>
   Slab(View<T, Space> const& v, std::int64_t batch, std::int64_t first, std::int64_t head)
       : data(v.row(batch, first, head)), row(v.stride[1]), dim(v.stride[3]) {}
+  T* at(std::int64_t r) const { return data + r * row; }
+  Slab from(std::int64_t r) const {
+    Slab later(*this);
+    later.data = at(r);
+    return later;
+  }
 };
 
-/// Rows side by side, `group` of them: dst[(r / group * width + d) * group + r % group] = factor x, zeros in rows from
-/// n up to a multiple of group. Is there a NaN or an infinity?
-template <int group, class A, class T>
-[[gnu::noinline]] bool pack_row_groups(Slab<T const> src, std::int64_t n, int width, A factor,
-                                       A* RINGATTN_RESTRICT dst) {
+/// What a product multiplies in place of `terms` numbers: x(0), or the pair x(0), x(1).
+template <class T, class F> RINGATTN_INLINE T operand(F x) {
+  if constexpr (terms_of<T> == 1)
+    return x(0);
+  else
+    return T::of(x(0), x(1));
+}
+
+/// A type that `is_special` knows.
+template <class E> using Plain = std::conditional_t<std::is_same_v<E, Float16>, float, E>;
+
+/// The type whose numbers an operand is made of.
+template <class T> using Number = std::conditional_t<terms_of<T> == 2, BFloat16, T>;
+
+/// Is there a NaN or an infinity in a row? Looked for apart from the copying, so that both become vector code.
+template <int width, class E> RINGATTN_INLINE unsigned special_in(E const* row, std::int64_t dim) {
   unsigned special = 0;
-  for (std::int64_t r = 0; r < round_up(n, group); ++r) {
-    A* const to = dst + r / group * width * group + r % group;
-    T const* const from = src.data + r * src.row;
-    if (r >= n) {
-      for (int d = 0; d < width; ++d) to[d * group] = 0;
-    } else {
-      for (int d = 0; d < width; ++d) {
-        A const x = convert<A>(from[d * src.dim]) * factor;
-        special |= is_special(x);
-        to[d * group] = x;
-      }
+  if (dim == 1)
+    for (int d = 0; d < width; ++d) special |= is_special(convert<Plain<E>>(row[d]));
+  else
+    for (int d = 0; d < width; ++d) special |= is_special(convert<Plain<E>>(row[d * dim]));
+  return special;
+}
+
+/// Rows as they are: dst[r][term] for n rows, zeros in rows up to `rows`.
+template <int width, class T, class E>
+[[gnu::noinline]] bool pack_rows(Slab<E const> src, std::int64_t n, std::int64_t rows, T* RINGATTN_RESTRICT dst) {
+  using N = Number<T>;
+  constexpr int step = terms_of<T>, terms = int(ceil_div(width, step));
+  unsigned special = 0;
+  for (std::int64_t r = 0; r < n; ++r, dst += terms) {
+    E const* RINGATTN_RESTRICT const from = src.at(r);
+    special |= special_in<width>(from, src.dim);
+    auto const put = [&](auto dim) {
+      for (int t = 0; t < width / step; ++t)
+        dst[t] = operand<T>([&](int i) { return convert<N>(from[(t * step + i) * dim]); });
+      if constexpr (width % step != 0)
+        dst[terms - 1] = operand<T>([&](int i) { return i == 0 ? convert<N>(from[(width - 1) * dim]) : N(0.f); });
+    };
+    if (src.dim == 1)
+      put(std::integral_constant<int, 1>{});
+    else
+      put(src.dim);
+  }
+  std::fill_n(dst, (rows - n) * terms, T{});
+  return special != 0;
+}
+
+/// Rows as lanes: dst[term][lane] = factor x, zeros in lanes from n up to `lanes`.
+template <int width, int lanes, class T, class A, class E>
+[[gnu::noinline]] void pack_lanes(Slab<E const> src, std::int64_t n, A factor, T* RINGATTN_RESTRICT dst) {
+  using N = Number<T>;
+  constexpr int step = terms_of<T>, terms = int(ceil_div(width, step));
+  // The other way round the stores would be a lane block apart, and slower than loads are.
+  for (int t = 0; t < terms; ++t) {
+    T* const to = dst + t * lanes;
+    for (std::int64_t r = 0; r < n; ++r) {
+      E const* const from = src.at(r) + t * step * src.dim;
+      to[r] = operand<T>([&](int i) {
+        if (step == 2 && t * step + i >= width) return N(0.f);
+        E const x = from[i * src.dim];
+        return factor == A(1) ? convert<N>(x) : convert<N>(convert<A>(x) * factor);
+      });
     }
+    std::fill(to + n, to + lanes, T{});
+  }
+}
+
+/// Columns as lanes, in blocks of `group` columns and a last one of what is left of `columns`: for column c + i, c a
+/// multiple of group, dst[c * depth + s * block + i] where s counts steps of terms_of<T> rows and depth is the number
+/// of steps in `rows` rows. Zeros in columns from `width` on and in rows from n up to `rows`.
+template <int width, int columns, int group, class T, class E>
+[[gnu::noinline]] bool pack_columns(Slab<E const> src, std::int64_t n, std::int64_t rows, T* RINGATTN_RESTRICT dst) {
+  using N = Number<T>;
+  constexpr int step = terms_of<T>, whole = width / group * group;
+  std::int64_t const depth = rows / step, steps = ceil_div(n, step);
+  unsigned special = 0;
+  for (std::int64_t r = 0; r < n; ++r) special |= special_in<width>(src.at(r), src.dim);
+  for (std::int64_t s = 0; s < steps; ++s) {
+    E const* RINGATTN_RESTRICT const from = src.at(s * step);
+    bool const both = s * step + 1 < n;
+    auto const put = [&](int c, auto block, int valid, auto dim) {
+      T* RINGATTN_RESTRICT const to = dst + c * depth + s * block;
+      if (valid == block && (step == 1 || both))
+        for (int i = 0; i < block; ++i)
+          to[i] = operand<T>([&](int k) { return convert<N>(from[k * src.row + (c + i) * dim]); });
+      else
+        for (int i = 0; i < block; ++i)
+          to[i] = operand<T>([&](int k) {
+            return i < valid && (k == 0 || both) ? convert<N>(from[k * src.row + (c + i) * dim]) : N(0.f);
+          });
+    };
+    for (int c = 0; c < whole; c += group)
+      if (src.dim == 1)
+        put(c, std::integral_constant<int, group>{}, group, std::integral_constant<int, 1>{});
+      else
+        put(c, std::integral_constant<int, group>{}, group, src.dim);
+    for (int c = whole; c < columns; c += group)
+      put(c, std::min(group, columns - c), std::clamp(width - c, 0, group), src.dim);
+  }
+  for (int c = 0; c < columns; c += group) {
+    int const block = std::min(group, columns - c);
+    std::fill_n(dst + c * depth + steps * block, (depth - steps) * block, T{});
   }
   return special != 0;
 }
 
-/// Blocks of `group` columns, and a last one of what is left of `columns`: dst[c * rows + r * block + i] for column
-/// c + i, c a multiple of group; zeros in columns from `width` on. Is there a NaN or an infinity?
-template <int group, class A, class T>
-[[gnu::noinline]] bool pack_column_groups(Slab<T const> src, std::int64_t n, std::int64_t rows, int width, int columns,
-                                          A* RINGATTN_RESTRICT dst) {
-  unsigned special = 0;
-  for (int c = 0; c < columns; c += group) {
-    int const block = std::min(group, columns - c), valid = std::clamp(width - c, 0, block);
-    for (std::int64_t r = 0; r < n; ++r) {
-      A* const to = dst + c * rows + r * block;
-      T const* const from = src.data + r * src.row + c * src.dim;
-      if (valid == group && src.dim == 1) {
-        for (int i = 0; i < group; ++i) special |= is_special(to[i] = convert<A>(from[i]));
-      } else {
-        for (int i = 0; i < valid; ++i) special |= is_special(to[i] = convert<A>(from[i * src.dim]));
-        for (int i = valid; i < block; ++i) to[i] = 0;
-      }
+/// Fetches rows of keys and values into the second-level cache, a few at a time, while others are computed on.
+template <int key_width, int value_width, class E> class Prefetch {
+ public:
+  /// `rows` of them, in `calls` calls of `some`.
+  Prefetch(Slab<E const> keys, Slab<E const> values, std::int64_t rows, std::int64_t calls)
+      : keys_(keys), values_(values), rows_(rows), calls_(calls) {}
+
+  void some() {
+    for (std::int64_t const stop = std::min(rows_, rows_ * ++call_ / calls_); next_ < stop; ++next_) {
+      touch<key_width>(keys_);
+      touch<value_width>(values_);
     }
   }
-  return special != 0;
-}
+
+ private:
+  template <int width> void touch(Slab<E const> const& s) const {
+    char const* const row = reinterpret_cast<char const*>(s.at(next_));
+    for (int i = 0; i < width * int(sizeof(E)); i += 64) __builtin_prefetch(row + i, 0, 2);
+  }
+
+  Slab<E const> keys_, values_;
+  std::int64_t rows_, calls_, next_ = 0, call_ = 0;
+};
 
 }  // namespace ringattn::cpu

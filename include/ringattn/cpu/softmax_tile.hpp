@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+// The online softmax of a tile of scores with query rows as lanes, and what backward makes of its scores.
+#pragma once
+
+#include "../softmax.hpp"
+#include "gemm_tile.hpp"
+
+namespace ringattn::inline RINGATTN_ABI::cpu {
+
+/// How a scale reaches the scores: queries are multiplied by `packed` when they are packed, products by `product` when
+/// they become base-2 scores. product > 0, so that the largest product gives the largest score.
+template <class A> struct Scaling { A packed, product; };
+
+/// Pairs of bfloat16 hold the queries as they came: the scale is left to the products, but for its sign (and for what
+/// is no positive number at all). With a score policy that is not the identity, scores are in natural units.
+template <class K, class T> Scaling<typename K::Accumulator> scaling(typename K::Accumulator scale) {
+  using A = typename K::Accumulator;
+  A const factor = K::Score::identity ? scale * A(softmax::log2_e) : scale;
+  if constexpr (terms_of<T> == 1) return {factor, 1};
+  if (factor > 0) return {1, factor};
+  if (factor < 0) return {-1, -factor};
+  return {factor, 1};
+}
+
+template <class T, class A> using Exp2For = std::conditional_t<terms_of<T> == 2, Exp2ForBFloat16, Exp2Polynomial<A>>;
+
+/// Continues `max` and `sum` of each lane with n rows of products, which become weights: in place, or as pairs of rows
+/// in `weights`, the last of an odd number paired with zeros. alpha: the factor for what was summed before; false if it
+/// is 1 in all lanes. A NaN score need not win the maximum: its weight is NaN, and so is all that is summed.
+template <int vectors, class T, class A>
+[[gnu::noinline]] bool softmax_rows(A* s, int64_t n, A product, A* max, A* sum, A* alpha, T* weights) {
+  constexpr int lane = vector_lanes<A>, lanes = vectors * lane;
+  using V = Vec<A>;
+  V const factor = V::broadcast(product), lowest = V::broadcast(softmax::minus_infinity<A>);
+  V top[vectors], shift[vectors], total[vectors];
+  for (int j = 0; j < vectors; ++j) top[j] = lowest;
+  for (int64_t k = 0; k < n; ++k)
+    for (int j = 0; j < vectors; ++j) top[j] = simd::max(V::load(s + k * lanes + j * lane), top[j]);
+  bool changed = false;
+  for (int j = 0; j < vectors; ++j) {
+    V const before = V::load(max + j * lane);
+    top[j] = simd::max(top[j] * factor, before);
+    shift[j] = simd::where_equal(top[j], lowest, V::zero(), top[j]);  // -inf - -inf would be NaN
+    total[j] = V::zero();
+    changed |= simd::any_different(top[j], before);
+  }
+  if (changed) {
+    V rescale[vectors];
+    for (int j = 0; j < vectors; ++j) rescale[j] = V::load(max + j * lane) - shift[j];
+    simd::exp2<Exp2Polynomial<A>>(rescale);
+    for (int j = 0; j < vectors; ++j) {
+      V const before = V::load(max + j * lane);
+      rescale[j] = simd::where_equal(before, top[j], V::broadcast(A(1)), rescale[j]);
+      rescale[j].store(alpha + j * lane);
+      (V::load(sum + j * lane) * rescale[j]).store(sum + j * lane);
+      top[j].store(max + j * lane);
+    }
+  }
+  auto const weigh = [&](int64_t k, auto rows) __attribute__((always_inline)) {
+    constexpr int count = rows * vectors;
+    V p[count];
+    for (int i = 0; i < count; ++i) p[i] = simd::fms(V::load(s + k * lanes + i * lane), factor, shift[i % vectors]);
+    simd::exp2<Exp2For<T, A>>(p);
+    for (int i = 0; i < count; ++i) total[i % vectors] = total[i % vectors] + p[i];
+    if constexpr (terms_of<T> == 1)
+      for (int i = 0; i < count; ++i) p[i].store(s + k * lanes + i * lane);
+    else
+      for (int j = 0; j < vectors; ++j)
+        pair_lanes(p[j], rows == 2 ? p[count - vectors + j] : V::zero()).store(weights + k / 2 * lanes + j * lane);
+  };
+  for (int64_t k = 0; k + 2 <= n; k += 2) weigh(k, std::integral_constant<int, 2>{});
+  if (n % 2) weigh(n - 1, std::integral_constant<int, 1>{});
+  for (int j = 0; j < vectors; ++j) (V::load(sum + j * lane) + total[j]).store(sum + j * lane);
+  return changed;
+}
+
+/// For tile_rows keys: products become weights P, dP becomes dS = P (dP - delta). lse: base 2.
+template <int vectors, class T, class A>
+[[gnu::noinline]] void weigh_gradients(A* scores, A* dp, A product, A const* lse, A const* delta) {
+  constexpr int lane = vector_lanes<A>, lanes = vectors * lane, count = 2 * vectors;
+  using V = Vec<A>;
+  V const factor = V::broadcast(product);
+  for (int k = 0; k < tile_rows; k += 2) {
+    V p[count];
+    for (int i = 0; i < count; ++i)
+      p[i] = simd::fms(V::load(scores + k * lanes + i * lane), factor, V::load(lse + i % vectors * lane));
+    simd::exp2<Exp2For<T, A>>(p);
+    for (int i = 0; i < count; ++i) {
+      p[i].store(scores + k * lanes + i * lane);
+      (p[i] * (V::load(dp + k * lanes + i * lane) - V::load(delta + i % vectors * lane)))
+          .store(dp + k * lanes + i * lane);
+    }
+  }
+}
+
+/// tile_rows rows of numbers as pairs: of neighbouring lanes, the operand of sums over lanes (query rows), and of rows,
+/// the operand of sums over rows (keys); the latter may be null.
+template <int vectors, class T, class A> [[gnu::noinline]] void round_to_pairs(A const* x, T* of_lanes, T* of_rows) {
+  constexpr int lane = vector_lanes<A>, lanes = vectors * lane;
+  using V = Vec<A>;
+  for (int k = 0; k < tile_rows; k += 2) {
+    V row[2 * vectors];
+    for (int i = 0; i < 2 * vectors; ++i) row[i] = V::load(x + k * lanes + i * lane);
+    // Two rows of lanes / 2 pairs lie one after the other.
+    for (int j = 0; j < vectors; ++j)
+      pair_neighbours(row[2 * j], row[2 * j + 1]).store(of_lanes + k * lanes / 2 + j * lane);
+    if (of_rows)
+      for (int j = 0; j < vectors; ++j) pair_lanes(row[j], row[vectors + j]).store(of_rows + k / 2 * lanes + j * lane);
+  }
+}
+
+}  // namespace ringattn::cpu

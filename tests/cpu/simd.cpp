@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+// The SIMD façade: every operation against scalar code, lane by lane, and the special values that kernels rely on.
+#include <ringattn/cpu/simd.hpp>
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <limits>
+#include <random>
+#include <vector>
+
+using namespace ringattn;
+using simd::Vec;
+
+namespace {
+
+template <class A, class F> std::vector<A> lanes_of(F f) {
+  std::vector<A> x(size_t(Vec<A>::lanes));
+  f().store(x.data());
+  return x;
+}
+
+constexpr double nan = std::numeric_limits<double>::quiet_NaN(), inf = std::numeric_limits<double>::infinity();
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("arithmetic, lane by lane", A, float, double) {
+  unsigned const seed = std::random_device{}();
+  INFO("seed " << seed);
+  std::mt19937 random(seed);
+  std::uniform_real_distribution<A> uniform(-4, 4);
+  size_t const n = size_t(Vec<A>::lanes);
+  for (int round = 0; round < 100; ++round) {
+    std::vector<A> a(n), b(n), c(n);
+    for (size_t i = 0; i < n; ++i)
+      a[i] = uniform(random), b[i] = i % 3 ? uniform(random) : a[i], c[i] = uniform(random);
+    auto const x = Vec<A>::load(a.data()), y = Vec<A>::load(b.data()), z = Vec<A>::load(c.data());
+    auto const sum = lanes_of<A>([&] { return x + y; }), difference = lanes_of<A>([&] { return x - y; }),
+               product = lanes_of<A>([&] { return x * y; }), fma = lanes_of<A>([&] { return simd::fma(x, y, z); }),
+               fms = lanes_of<A>([&] { return simd::fms(x, y, z); }),
+               max = lanes_of<A>([&] { return simd::max(x, y); }),
+               chosen = lanes_of<A>([&] { return simd::where_equal(x, y, z, x); }),
+               constant = lanes_of<A>([&] { return Vec<A>::broadcast(a[0]); });
+    for (size_t i = 0; i < n; ++i) {
+      CHECK(sum[i] == a[i] + b[i]);
+      CHECK(difference[i] == a[i] - b[i]);
+      CHECK(product[i] == a[i] * b[i]);
+      CHECK(fma[i] == cpu::fma(a[i], b[i], c[i]));
+      CHECK(fms[i] == cpu::fma(a[i], b[i], -c[i]));
+      CHECK(max[i] == std::max(a[i], b[i]));
+      CHECK(chosen[i] == (a[i] == b[i] ? c[i] : a[i]));
+      CHECK(constant[i] == a[0]);
+    }
+    CHECK(simd::any_different(x, y));
+    CHECK_FALSE(simd::any_different(x, x));
+    for (size_t i = 0; i < n; ++i) {
+      std::vector<A> d(a);
+      d[i] = A(nan);
+      CHECK(simd::any_different(x, Vec<A>::load(d.data())));
+      CHECK(lanes_of<A>([&] { return simd::max(Vec<A>::load(d.data()), y); })[i] == b[i]);
+    }
+  }
+}
+
+TEST_CASE_TEMPLATE("exp2 of vectors within 1.5 ulp, and of special values", A, float, double) {
+  int const n = Vec<A>::lanes;
+  A const low = std::is_same_v<A, float> ? A(-125) : A(-1021), high = std::is_same_v<A, float> ? A(126) : A(1022);
+  double worst = 0;
+  for (int i = 0; i < 200000; ++i) {
+    A const x = low + (high - low) * A(i) / A(200000);
+    Vec<A> v[3] = {Vec<A>::broadcast(x), Vec<A>::broadcast(x / 64), Vec<A>::zero()};
+    simd::exp2<cpu::Exp2Polynomial<A>>(v);
+    long double const exact = std::exp2((long double)(x));
+    double const ulp = double(std::nextafter(A(exact), A(inf)) - A(exact));
+    worst = std::max(worst, double(std::abs((long double)(lanes_of<A>([&] { return v[0]; })[0]) - exact)) / ulp);
+    CHECK(lanes_of<A>([&] { return v[2]; })[size_t(n - 1)] == 1);
+  }
+  CHECK(worst < 1.5);
+  auto const of = [](double x) {
+    Vec<A> v[1] = {Vec<A>::broadcast(A(x))};
+    simd::exp2<cpu::Exp2Polynomial<A>>(v);
+    return double(lanes_of<A>([&] { return v[0]; })[0]);
+  };
+  CHECK(of(-inf) == 0);
+  CHECK_FALSE(std::signbit(of(-inf)));
+  CHECK(of(double(std::numeric_limits<A>::lowest())) == 0);
+  CHECK(of(inf) == inf);
+  CHECK(std::isnan(of(nan)));
+}
+
+#if defined(__AVX512BF16__)
+TEST_CASE("pairs of bfloat16: products, and both ways of making them") {
+  using simd::BFloat16Pair;
+  std::mt19937 random(7);
+  std::uniform_real_distribution<float> uniform(-4, 4);
+  float first[16], second[16];
+  for (int i = 0; i < 16; ++i) first[i] = uniform(random), second[i] = uniform(random);
+  auto const a = Vec<float>::load(first), b = Vec<float>::load(second);
+  BFloat16Pair lanes[16], neighbours[16];
+  simd::pair_lanes(a, b).store(lanes);
+  simd::pair_neighbours(a, b).store(neighbours);
+  float sums[16];
+  simd::fma(simd::Pairs::load(lanes), simd::Pairs::broadcast(lanes[3]), a).store(sums);
+  for (int i = 0; i < 16; ++i) {
+    CHECK(lanes[i].first() == float(BFloat16(first[i])));
+    CHECK(lanes[i].second() == float(BFloat16(second[i])));
+    float const* const from = i < 8 ? first + 2 * i : second + 2 * (i - 8);
+    CHECK(neighbours[i].first() == float(BFloat16(from[0])));
+    CHECK(neighbours[i].second() == float(BFloat16(from[1])));
+    double const exact =
+        double(first[i]) + double(lanes[i].first()) * lanes[3].first() + double(lanes[i].second()) * lanes[3].second();
+    CHECK(sums[i] == doctest::Approx(exact).epsilon(1e-6));
+  }
+}
+#endif
+
+TEST_CASE("this CPU has what the tests were compiled for") { CHECK(simd::missing_feature() == nullptr); }
