@@ -20,7 +20,7 @@ template <class A, class F> std::vector<A> lanes_of(F f) {
   return x;
 }
 
-constexpr double nan = std::numeric_limits<double>::quiet_NaN(), inf = std::numeric_limits<double>::infinity();
+constexpr double not_a_number = std::numeric_limits<double>::quiet_NaN(), inf = std::numeric_limits<double>::infinity();
 
 }  // namespace
 
@@ -55,37 +55,37 @@ TEST_CASE_TEMPLATE("arithmetic, lane by lane", A, float, double) {
     CHECK_FALSE(simd::any_different(x, x));
     for (size_t i = 0; i < n; ++i) {
       std::vector<A> d(a);
-      d[i] = A(nan);
+      d[i] = A(not_a_number);
       CHECK(simd::any_different(x, Vec<A>::load(d.data())));
       CHECK(lanes_of<A>([&] { return simd::max(Vec<A>::load(d.data()), y); })[i] == b[i]);
     }
   }
 }
 
-TEST_CASE_TEMPLATE("exp2 of vectors within 1.5 ulp, and of special values", A, float, double) {
+TEST_CASE_TEMPLATE("exp2 of vectors within 2.5 ulp, and of special values", A, float, double) {
   int const n = Vec<A>::lanes;
   A const low = std::is_same_v<A, float> ? A(-125) : A(-1021), high = std::is_same_v<A, float> ? A(126) : A(1022);
   double worst = 0;
   for (int i = 0; i < 200000; ++i) {
     A const x = low + (high - low) * A(i) / A(200000);
     Vec<A> v[3] = {Vec<A>::broadcast(x), Vec<A>::broadcast(x / 64), Vec<A>::zero()};
-    simd::exp2<cpu::Exp2Polynomial<A>>(v);
+    simd::exp2<cpu::WeightPolynomial<A>>(v);
     long double const exact = std::exp2((long double)(x));
     double const ulp = double(std::nextafter(A(exact), A(inf)) - A(exact));
     worst = std::max(worst, double(std::abs((long double)(lanes_of<A>([&] { return v[0]; })[0]) - exact)) / ulp);
     CHECK(lanes_of<A>([&] { return v[2]; })[size_t(n - 1)] == 1);
   }
-  CHECK(worst < 1.5);
+  CHECK(worst < 2.5);
   auto const of = [](double x) {
     Vec<A> v[1] = {Vec<A>::broadcast(A(x))};
-    simd::exp2<cpu::Exp2Polynomial<A>>(v);
+    simd::exp2<cpu::WeightPolynomial<A>>(v);
     return double(lanes_of<A>([&] { return v[0]; })[0]);
   };
   CHECK(of(-inf) == 0);
   CHECK_FALSE(std::signbit(of(-inf)));
   CHECK(of(double(std::numeric_limits<A>::lowest())) == 0);
   CHECK(of(inf) == inf);
-  CHECK(std::isnan(of(nan)));
+  CHECK(std::isnan(of(not_a_number)));
 }
 
 #if defined(__AVX512BF16__)

@@ -124,40 +124,37 @@ template <int width, int lanes, class T, class A, class E>
 template <int width, int columns, int group, class T, class E>
 [[gnu::noinline]] bool pack_columns(Slab<E const> src, std::int64_t n, std::int64_t rows, T* RINGATTN_RESTRICT dst) {
   using N = Number<T>;
-  constexpr int step = terms_of<T>, whole = width / group * group;
-  std::int64_t const depth = rows / step, steps = ceil_div(n, step);
+  constexpr int step = terms_of<T>;
+  std::int64_t const depth = rows / step, steps = ceil_div(n, step), full = n / step;
   unsigned special = 0;
   for (std::int64_t r = 0; r < n; ++r) special |= special_in<width>(src.at(r), src.dim);
-  for (std::int64_t s = 0; s < steps; ++s) {
-    E const* RINGATTN_RESTRICT const from = src.at(s * step);
-    bool const both = s * step + 1 < n;
-    auto const put = [&](int c, auto block, int valid, auto dim) {
-      T* RINGATTN_RESTRICT const to = dst + c * depth + s * block;
-      if (valid == block && (step == 1 || both))
-        for (int i = 0; i < block; ++i)
-          to[i] = operand<T>([&](int k) { return convert<N>(from[k * src.row + (c + i) * dim]); });
-      else
-        for (int i = 0; i < block; ++i)
-          to[i] = operand<T>([&](int k) {
-            return i < valid && (k == 0 || both) ? convert<N>(from[k * src.row + (c + i) * dim]) : N(0.f);
-          });
-    };
-    for (int c = 0; c < whole; c += group)
-      if (src.dim == 1)
-        put(c, std::integral_constant<int, group>{}, group, std::integral_constant<int, 1>{});
-      else
-        put(c, std::integral_constant<int, group>{}, group, src.dim);
-    for (int c = whole; c < columns; c += group)
-      put(c, std::min(group, columns - c), std::clamp(width - c, 0, group), src.dim);
-  }
+  // Block by block: blocks may lie a power of two apart, and row by row their stores would fight for cache sets.
   for (int c = 0; c < columns; c += group) {
-    int const block = std::min(group, columns - c);
-    std::fill_n(dst + c * depth + steps * block, (depth - steps) * block, T{});
+    int const block = std::min(group, columns - c), valid = std::clamp(width - c, 0, block);
+    T* RINGATTN_RESTRICT to = dst + c * depth;
+    std::int64_t s = 0;
+    auto const whole = [&](auto dim) {
+      for (; s < full; ++s, to += group) {
+        E const* RINGATTN_RESTRICT const from = src.at(s * step) + c * dim;
+        for (int i = 0; i < group; ++i)
+          to[i] = operand<T>([&](int k) { return convert<N>(from[k * src.row + i * dim]); });
+      }
+    };
+    if (valid == group && src.dim == 1) whole(std::integral_constant<int, 1>{});
+    if (valid == group && src.dim != 1) whole(src.dim);
+    for (; s < steps; ++s, to += block) {  // a row or a column is missing
+      E const* const from = src.at(s * step) + c * src.dim;
+      for (int i = 0; i < block; ++i)
+        to[i] = operand<T>([&](int k) {
+          return i < valid && s * step + k < n ? convert<N>(from[k * src.row + i * src.dim]) : N(0.f);
+        });
+    }
+    std::fill_n(to, (depth - steps) * block, T{});
   }
   return special != 0;
 }
 
-/// Fetches rows of keys and values into the second-level cache, a few at a time, while others are computed on.
+/// Fetches rows of keys and values into the caches, a few at a time, while others are computed on.
 template <int key_width, int value_width, class E> class Prefetch {
  public:
   /// `rows` of them, in `calls` calls of `some`.
@@ -174,7 +171,7 @@ template <int key_width, int value_width, class E> class Prefetch {
  private:
   template <int width> void touch(Slab<E const> const& s) const {
     char const* const row = reinterpret_cast<char const*>(s.at(next_));
-    for (int i = 0; i < width * int(sizeof(E)); i += 64) __builtin_prefetch(row + i, 0, 2);
+    for (int i = 0; i < width * int(sizeof(E)); i += 64) __builtin_prefetch(row + i, 0, 3);
   }
 
   Slab<E const> keys_, values_;

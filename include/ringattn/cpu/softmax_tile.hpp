@@ -22,7 +22,8 @@ template <class K, class T> Scaling<typename K::Accumulator> scaling(typename K:
   return {factor, 1};
 }
 
-template <class T, class A> using Exp2For = std::conditional_t<terms_of<T> == 2, Exp2ForBFloat16, Exp2Polynomial<A>>;
+template <class T, class A>
+using PolynomialFor = std::conditional_t<terms_of<T> == 2, BFloat16WeightPolynomial, WeightPolynomial<A>>;
 
 /// Continues `max` and `sum` of each lane with n rows of products, which become weights: in place, or as pairs of rows
 /// in `weights`, the last of an odd number paired with zeros. alpha: the factor for what was summed before; false if it
@@ -47,7 +48,7 @@ template <int vectors, class T, class A>
   if (changed) {
     V rescale[vectors];
     for (int j = 0; j < vectors; ++j) rescale[j] = V::load(max + j * lane) - shift[j];
-    simd::exp2<Exp2Polynomial<A>>(rescale);
+    simd::exp2<WeightPolynomial<A>>(rescale);
     for (int j = 0; j < vectors; ++j) {
       V const before = V::load(max + j * lane);
       rescale[j] = simd::where_equal(before, top[j], V::broadcast(A(1)), rescale[j]);
@@ -60,7 +61,7 @@ template <int vectors, class T, class A>
     constexpr int count = rows * vectors;
     V p[count];
     for (int i = 0; i < count; ++i) p[i] = simd::fms(V::load(s + k * lanes + i * lane), factor, shift[i % vectors]);
-    simd::exp2<Exp2For<T, A>>(p);
+    simd::exp2<PolynomialFor<T, A>>(p);
     for (int i = 0; i < count; ++i) total[i % vectors] = total[i % vectors] + p[i];
     if constexpr (terms_of<T> == 1)
       for (int i = 0; i < count; ++i) p[i].store(s + k * lanes + i * lane);
@@ -84,7 +85,7 @@ template <int vectors, class T, class A>
     V p[count];
     for (int i = 0; i < count; ++i)
       p[i] = simd::fms(V::load(scores + k * lanes + i * lane), factor, V::load(lse + i % vectors * lane));
-    simd::exp2<Exp2For<T, A>>(p);
+    simd::exp2<PolynomialFor<T, A>>(p);
     for (int i = 0; i < count; ++i) {
       p[i].store(scores + k * lanes + i * lane);
       (p[i] * (V::load(dp + k * lanes + i * lane) - V::load(delta + i % vectors * lane)))

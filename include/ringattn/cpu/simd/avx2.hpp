@@ -89,25 +89,27 @@ RINGATTN_INLINE F64 power(F64 x) {
   __m256i const n = _mm256_add_epi64(_mm256_castpd_si256(x.v), _mm256_set1_epi64x(cpu::Exp2Format<double>::bias));
   return {_mm256_castsi256_pd(_mm256_slli_epi64(n, cpu::Exp2Format<double>::mantissa))};
 }
+RINGATTN_INLINE F32 floor(F32 x) { return {_mm256_floor_ps(x.v)}; }
+RINGATTN_INLINE F64 floor(F64 x) { return {_mm256_floor_pd(x.v)}; }
 RINGATTN_INLINE F32 min(F32 a, F32 b) { return {_mm256_min_ps(a.v, b.v)}; }
 RINGATTN_INLINE F64 min(F64 a, F64 b) { return {_mm256_min_pd(a.v, b.v)}; }
 
 }  // namespace detail
 
-/// 2^x of n vectors, step by step across all of them so that their latencies overlap. 0 at -inf; NaN stays.
+/// 2^x of n vectors by a polynomial on [0, 1), step by step across all of them so that their latencies overlap. 0 at
+/// -inf; NaN stays.
 template <class Polynomial, int n, class T> RINGATTN_INLINE void exp2(Vec<T> (&x)[n]) {
   using Format = cpu::Exp2Format<T>;
   Vec<T> const low = Vec<T>::broadcast(Format::low), high = Vec<T>::broadcast(Format::high),
                magic = Vec<T>::broadcast(Format::magic);
   Vec<T> r[n], p[n];
-  for (int i = 0; i < n; ++i) x[i] = detail::min(high, max(low, x[i]));  // in this order NaN stays
-  for (int i = 0; i < n; ++i) r[i] = x[i];
-  for (int i = 0; i < n; ++i) x[i] = x[i] + magic;
-  for (int i = 0; i < n; ++i) r[i] = r[i] - (x[i] - magic);
+  for (int i = 0; i < n; ++i) r[i] = detail::min(high, max(low, x[i]));  // in this order NaN stays
+  for (int i = 0; i < n; ++i) x[i] = detail::floor(r[i]);
+  for (int i = 0; i < n; ++i) r[i] = r[i] - x[i];
   for (int i = 0; i < n; ++i) p[i] = Vec<T>::broadcast(Polynomial::terms[0]);
   for (unsigned k = 1; k < std::size(Polynomial::terms); ++k)
     for (int i = 0; i < n; ++i) p[i] = fma(p[i], r[i], Vec<T>::broadcast(Polynomial::terms[k]));
-  for (int i = 0; i < n; ++i) x[i] = p[i] * detail::power(x[i]);
+  for (int i = 0; i < n; ++i) x[i] = p[i] * detail::power(x[i] + magic);
 }
 
 inline constexpr Feature required_features[] = {{"avx2", [] { return bool(__builtin_cpu_supports("avx2")); }},

@@ -76,18 +76,20 @@ RINGATTN_INLINE F64 where_equal(F64 a, F64 b, F64 then, F64 otherwise) {
 
 namespace detail {
 
-RINGATTN_INLINE F32 fraction(F32 x) { return {_mm512_maskz_reduce_ps(__mmask16(-1), x.v, 0x08)}; }
-RINGATTN_INLINE F64 fraction(F64 x) { return {_mm512_maskz_reduce_pd(__mmask8(-1), x.v, 0x08)}; }
+/// x - floor(x); 0 at -inf.
+RINGATTN_INLINE F32 fraction(F32 x) { return {_mm512_maskz_reduce_ps(__mmask16(-1), x.v, 0x09)}; }
+RINGATTN_INLINE F64 fraction(F64 x) { return {_mm512_maskz_reduce_pd(__mmask8(-1), x.v, 0x09)}; }
+/// x 2^floor(n).
 RINGATTN_INLINE F32 scale(F32 x, F32 n) { return {_mm512_maskz_scalef_ps(__mmask16(-1), x.v, n.v)}; }
 RINGATTN_INLINE F64 scale(F64 x, F64 n) { return {_mm512_maskz_scalef_pd(__mmask8(-1), x.v, n.v)}; }
 
 }  // namespace detail
 
-/// 2^x of n vectors, step by step across all of them so that their latencies overlap. 0 at -inf; NaN stays.
+/// 2^x of n vectors by a polynomial on [0, 1), step by step across all of them so that their latencies overlap. 0 at
+/// -inf; NaN stays.
 template <class Polynomial, int n, class T> RINGATTN_INLINE void exp2(Vec<T> (&x)[n]) {
   Vec<T> r[n], p[n];
-  for (int i = 0; i < n; ++i) r[i] = detail::fraction(x[i]);  // x - round(x), 0 at -inf
-  for (int i = 0; i < n; ++i) x[i] = x[i] - r[i];
+  for (int i = 0; i < n; ++i) r[i] = detail::fraction(x[i]);
   for (int i = 0; i < n; ++i) p[i] = Vec<T>::broadcast(Polynomial::terms[0]);
   for (unsigned k = 1; k < std::size(Polynomial::terms); ++k)
     for (int i = 0; i < n; ++i) p[i] = fma(p[i], r[i], Vec<T>::broadcast(Polynomial::terms[k]));

@@ -92,16 +92,18 @@ template <class T> RINGATTN_INLINE Vec<T> where_equal(Vec<T> a, Vec<T> b, Vec<T>
   return Vec<T>::make([&](int i) { return a.v[i] == b.v[i] ? then.v[i] : otherwise.v[i]; });
 }
 
-/// 2^x of n vectors. 0 at -inf; NaN stays.
+/// 2^x of n vectors by a polynomial on [0, 1). 0 at -inf; NaN stays.
 template <class Polynomial, int n, class T> RINGATTN_INLINE void exp2(Vec<T> (&x)[n]) {
   using Format = cpu::Exp2Format<T>;
   using Bits = typename Format::Bits;
   for (int i = 0; i < n; ++i) {
     for (int l = 0; l < Vec<T>::lanes; ++l) {
-      T const c = x[i].v[l] < Format::low ? Format::low : x[i].v[l] > Format::high ? Format::high : x[i].v[l];
-      x[i].v[l] = c;
+      T const low = Format::low + T(0.5), y = x[i].v[l] < low ? low : T(x[i].v[l]);
+      x[i].v[l] = y > Format::high ? Format::high : y;
     }
-    Vec<T> const magic = Vec<T>::broadcast(Format::magic), shifted = x[i] + magic, r = x[i] - (shifted - magic);
+    // The integer nearest to x - 1/2; the polynomial bears an r of exactly 1.
+    Vec<T> const magic = Vec<T>::broadcast(Format::magic), shifted = x[i] - Vec<T>::broadcast(T(0.5)) + magic;
+    Vec<T> const r = x[i] - (shifted - magic);
     Vec<T> p = Vec<T>::broadcast(Polynomial::terms[0]);
     for (unsigned k = 1; k < std::size(Polynomial::terms); ++k) p = fma(p, r, Vec<T>::broadcast(Polynomial::terms[k]));
     for (int l = 0; l < Vec<T>::lanes; ++l) {
