@@ -153,11 +153,11 @@ template <class K> class Backward {
   }
   Panel panel_of(int64_t b, int64_t g, int64_t i) const {
     int64_t const t = i / count_.group(), h = g * count_.group() + i % count_.group();
-    auto const [rows, first] = query_tile(step_.q_rows, S::tile.q, t);
+    auto const [rows, first] = row_tile(step_.q_rows, S::tile.q, t);
     return {rows, first, h, count_.index(b, h, t)};
   }
   Place place(int64_t panel) const {
-    auto const [rows, first] = query_tile(step_.q_rows, S::tile.q, panel % count_.tiles);
+    auto const [rows, first] = row_tile(step_.q_rows, S::tile.q, panel % count_.tiles);
     return {panel / count_.tiles / count_.heads, panel / count_.tiles % count_.heads, rows, first};
   }
 

@@ -142,7 +142,13 @@ class Cpu {
     parallel(task.panels(), [&](int64_t panel, int) { task.clear(panel); });
   }
   template <class K> void step(AttendStep<K, Space> const& step) {
-    if (count_rows(step.k_rows) > 0) run_units(cpu::Forward<K>(step, threads()), step.progress);
+    if (count_rows(step.k_rows) == 0) return;
+    cpu::Forward<K> task(step, threads());
+    for (int64_t round = 0; round < task.rounds(); ++round) {
+      bool const merge = task.start(round);
+      run_units(task, step.progress);
+      if (merge) parallel(task.panels(), [&](int64_t panel, int) { task.merge(panel); });
+    }
   }
   template <class K> void finish(AttendStep<K, Space> const& step, AttendResult<K, Space> const& result) {
     cpu::Forward<K> const task(step, threads());
