@@ -28,17 +28,24 @@ struct Backward {
   }
   /// fp32 may be split in two tf32 (3xTF32): two sums per score, two fragments per operand.
   constexpr int parts() const { return element_bytes == 4 ? 2 : 1; }
-  /// Per thread: dK and dV, P and dP (and the small products of one of them), fragments, and the rest.
-  constexpr int registers() const {
-    int const gradients = (head_dim + value_dim) / 2 / columns(), scores = tile.q / 2 / query_columns();
-    return gradients + (1 + parts()) * scores + parts() * 8 + registers_aside;
+  /// Per thread: dK and dV, P and dP (and the small products of one of them), fragments, and the rest. `passes`: the
+  /// queries of a tile can be taken in parts, so that scores take fewer registers and keys are read more often.
+  constexpr int registers(int passes) const {
+    int const gradients = (head_dim + value_dim) / 2 / columns(), scores = tile.q / 2 / query_columns() / passes;
+    return gradients + (1 + parts()) * scores + parts() * 8 + registers_aside + 16;
+  }
+  /// As few as fit; at least 16 queries in each.
+  constexpr int passes() const {
+    int n = 1;
+    while (registers(n) > registers_of_thread && tile.q / query_columns() / n >= 32) n *= 2;
+    return n;
   }
   /// Per block: keys, values, `stages` tiles each of queries and dO with two numbers per row, dS, and P where warps
   /// must share it.
   constexpr int shared_bytes() const {
     int const of_queries = tile.stages * tile.q * (element_bytes * (head_dim + value_dim) + 8);
     int const pairs = element_bytes * tile.kv * tile.q * (columns() > 1 ? 2 : 1);
-    return element_bytes * tile.kv * (head_dim + value_dim) + of_queries + pairs + 128;
+    return element_bytes * tile.kv * (head_dim + value_dim) + of_queries + pairs + shared_bytes_aside;
   }
   constexpr bool well_formed() const {
     constexpr auto power_of_2 = [](int x) { return x > 0 && (x & (x - 1)) == 0; };
@@ -47,7 +54,7 @@ struct Backward {
     return head_dim % (16 * columns()) == 0 && value_dim % (16 * columns()) == 0 && head_dim % (16 * dq_columns()) == 0;
   }
   constexpr bool fits(int shared) const {
-    return well_formed() && registers() <= registers_of_thread && shared_bytes() <= shared;
+    return well_formed() && registers(passes()) <= registers_of_thread && shared_bytes() <= shared;
   }
 };
 

@@ -13,62 +13,48 @@ namespace ringattn::inline RINGATTN_ABI::cuda {
 
 // ---------------------------------------------------------------- who meets whom
 
-/// One tile of queries of one head.
-struct QueryTile {
-  int64_t head, index;
-  RowTile tile;
-  bool partial;  ///< are there pairs that do not count: masked, or past the end of the run?
-
-  __device__ int64_t local() const { return tile.local; }  ///< first local row
-  __device__ Rows const& rows() const { return tile.rows; }
-  __device__ int count() const { return int(tile.rows.count); }
-};
-
-/// The tiles of queries that see a tile of keys: head by head, each from its last tile to its first.
+/// A tile of keys meets one tile of queries after the other: head by head, each from its last tile to its first.
 ///
 /// All blocks start at the end of the sequence, where under a causal mask everybody has work. So a block is no more
-/// than an addition behind the one before it, whose dQ it adds to.
-template <class Mask> class QueryTiles {
- public:
-  __device__ QueryTiles(RunTable const& runs, Mask const& mask, Rows const& k, int64_t first_head, int64_t heads)
-      : runs_(runs), mask_(mask), k_(k), first_(first_head), end_(first_head + heads) {}
-  __device__ QueryTile first() const {
-    QueryTile at{runs_.tiles() > 0 ? first_ : end_, runs_.tiles(), {}, false};
-    next(at);
-    return at;
-  }
-  __device__ bool done(QueryTile const& at) const { return at.head >= end_; }
-  __device__ void next(QueryTile& at) const {
-    while (!done(at)) {
-      if (--at.index < 0) {
-        ++at.head;
-        at.index = runs_.tiles();
-        continue;
+/// than an addition behind the one before it, whose dQ it adds to. One warp finds the next tile, all lanes together.
+struct QueryTile {
+  RowTile queries;
+  int64_t head, index;  ///< index: of the tile among those of its head
+  int64_t before;       ///< the last tile of keys before this one that adds to the same queries, or -1
+  bool partial;         ///< are there pairs that do not count: masked, or past the end of a run?
+
+  /// Finds the tile after (head_, index_), if there is one before head `end`, that sees tile `tile` of the keys.
+  template <class Mask>
+  __device__ void find(RunTable const& q, RunTable const& k, Mask const& mask, int64_t tile, int64_t head_,
+                       int64_t index_, int64_t end) {
+    Rows const keys = k.tile(tile).rows;
+    int64_t h = head_, i = index_ - 1;
+    for (; h < end; ++h, i = q.tiles() - 1)
+      for (; i >= 0; --i) {
+        RowTile const at = q.tile(i);
+        Coverage const c = mask.coverage(at.rows, keys);
+        if (c == Coverage::none) continue;
+        int64_t const earlier = tile_before(k, mask, at.rows, tile);
+        if (ptx::lane() == 0) {
+          bool const whole = at.rows.count == q.tile_size() && keys.count == k.tile_size();
+          *this = {at, h, i, earlier, c == Coverage::partial || !whole};
+        }
+        return;
       }
-      at.tile = runs_.tile(at.index);
-      Coverage const c = mask_.coverage(at.tile.rows, k_);
-      at.partial = c == Coverage::partial || at.count() < runs_.tile_size();
-      if (c != Coverage::none) return;
-    }
+    if (ptx::lane() == 0) head = end, index = 0;
   }
 
  private:
-  RunTable const& runs_;
-  Mask const& mask_;
-  Rows const& k_;
-  int64_t first_, end_;
-};
-
-/// The last tile of keys before `tile` that these queries see, or -1. All lanes of a warp ask together.
-template <class Mask>
-__device__ inline int64_t tile_before(RunTable const& keys, Mask const& mask, Rows const& q, int64_t tile) {
-  for (int64_t last = tile - 1; last >= 0; last -= 32) {
-    int64_t const i = last - ptx::lane();
-    bool const sees = i >= 0 && mask.coverage(q, keys.tile(i).rows) != Coverage::none;
-    if (unsigned const found = __ballot_sync(~0u, sees)) return last - (__ffs(int(found)) - 1);
+  template <class Mask>
+  __device__ static int64_t tile_before(RunTable const& k, Mask const& mask, Rows const& q, int64_t tile) {
+    for (int64_t last = tile - 1; last >= 0; last -= 32) {
+      int64_t const i = last - ptx::lane();
+      bool const sees = i >= 0 && mask.coverage(q, k.tile(i).rows) != Coverage::none;
+      if (unsigned const found = __ballot_sync(~0u, sees)) return last - (__ffs(int(found)) - 1);
+    }
+    return -1;
   }
-  return -1;
-}
+};
 
 /// The pairs of a tile of queries and one of keys; indices count from the tiles' first rows.
 template <class Mask> struct Pairs {
@@ -120,7 +106,8 @@ __device__ inline void weigh_gradients(float (&s)[1][n][4], float (&dp)[1][n][4]
     // Chosen, not multiplied away: 0 times a NaN or an infinity would reach rows that the pair does not belong to.
 #pragma unroll
   for (int i = 0; i < 4 * n; ++i) {
-    bool const counts = pairs.count(first_query + i / 4 * 8 + 2 * t + i % 2, first_key + g + i % 4 / 2 * 8);
+    int const query = first_query + i / 4 * 8 + ptx::lane() % 4 * 2 + i % 2;
+    bool const counts = pairs.count(query, first_key + ptx::lane() / 4 + i % 4 / 2 * 8);
     float &x = s[0][i / 4][i % 4], &y = dp[0][i / 4][i % 4];
     x = counts ? x : 0;
     y = counts ? y : 0;
@@ -140,24 +127,26 @@ template <int n> __device__ inline bool any_special(float const (&c)[1][n][4]) {
 
 // ---------------------------------------------------------------- their tiles in shared memory
 
+/// The part of a tile from `row`, a multiple of 8, on: to be read as an operand.
+template <class Tile> __device__ inline Tile from_row(Tile const& tile, int row) {
+  return {tile.address + Word(row * Tile::pitch)};
+}
+
 /// Rounds a warp's accumulators to elements of a tile, from (row, column) on.
 template <class Tile, int n>
 __device__ inline void store_sums(Tile const& tile, int row, int column, float const (&c)[1][n][4]) {
   int const g = ptx::lane() / 4, t = ptx::lane() % 4;
 #pragma unroll
-  for (int j = 0; j < n; ++j)
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      float const low = c[0][j][2 * half], high = c[0][j][2 * half + 1];
-      int const r = row + half * 8 + g, first = column + 8 * j;
-      if constexpr (Tile::per_chunk == 8) {
-        ptx::store_word(tile.at(r, first / 8) + Word(4 * t), Tile::Mma::pack(low, high));
-      } else {
-        Word const to = tile.at(r, first / 4 + t / 2) + Word(t % 2 * 8);
-        ptx::store_word(to, __float_as_uint(low));
-        ptx::store_word(to + 4, __float_as_uint(high));
-      }
+  for (int i = 0; i < 2 * n; ++i) {
+    int const j = i / 2, half = i % 2, r = row + half * 8 + g, first = column + 8 * j;
+    if constexpr (Tile::per_chunk == 8) {
+      ptx::store_word(tile.at(r, first / 8) + Word(4 * t), Tile::Mma::of_sums(c[0], j / 2).r[j % 2 * 2 + half]);
+    } else {
+      Word const to = tile.at(r, first / 4 + t / 2) + Word(t % 2 * 8);
+      ptx::store_word(to, __float_as_uint(c[0][j][2 * half]));
+      ptx::store_word(to + 4, __float_as_uint(c[0][j][2 * half + 1]));
     }
+  }
 }
 
 /// A[m][k] = tile[m][k], m in 16 rows from row `first`, k in Mma::depth columns; 32-bit elements in pairs (mma.cuh).
@@ -182,10 +171,14 @@ requires(Tile::Mma::depth == 16) class PairsAsA<Tile> : public RowsAsA<Tile> {
   using RowsAsA<Tile>::RowsAsA;
 };
 
-/// B of a warp that has every `step`th 16 columns, its own number `first` onwards.
+/// Where several warps share the columns of a product, each has every `step`th 16 of them: the tile of 8 columns that
+/// is the jth of warp `mine`.
+template <int step> __device__ inline int every_column(int j, int mine) { return (j / 2 * step + mine) * 2 + j % 2; }
+
+/// B of such a warp, from its `first`th tile of 8 columns on.
 template <int step, class Tile> class EveryColumnsAsB {
  public:
-  __device__ EveryColumnsAsB(Tile const& tile, int mine, int first = 0) : b_(tile, 16 * mine), first_(first) {}
+  __device__ EveryColumnsAsB(Tile const& tile, int mine, int first) : b_(tile, 16 * mine), first_(first) {}
   __device__ void fragments(int n, int k, typename Tile::Mma::B (&b)[2]) const {
     b_.fragments((first_ + n) * step, k, b);
   }
@@ -194,6 +187,11 @@ template <int step, class Tile> class EveryColumnsAsB {
   ColumnsAsB<Tile> b_;
   int first_;
 };
+
+template <int step, class Tile>
+__device__ inline EveryColumnsAsB<step, Tile> every_columns_as_b(Tile const& tile, int mine, int first = 0) {
+  return {tile, mine, first};
+}
 
 // ---------------------------------------------------------------- products with infinities and NaN
 
@@ -210,13 +208,39 @@ template <int m, int n, class F> __device__ inline void add_each(float (&c)[m][n
   }
 }
 
-/// The sum of a(i) b(i) over the i < count that `counts`: the others do not take part, not even as 0 times infinity.
-template <class Counts, class A, class B> __device__ inline float sum_of_seen(int count, Counts counts, A a, B b) {
+/// The sum of a(i) b(i) over the `count` i from `first` on that `counts`: the others do not take part, not even as 0
+/// times infinity.
+template <class Counts, class A, class B>
+__device__ inline float sum_of_seen(int first, int count, Counts counts, A a, B b) {
   float sum = 0;
 #pragma unroll 1
-  for (int i = 0; i < count; ++i)
+  for (int i = first; i < first + count; ++i)
     if (counts(i)) sum = __fmaf_rn(a(i), b(i), sum);
   return sum;
+}
+
+/// sum += A B over the `depth` queries from `first_query` on that count, for this warp's keys from `first_key` on and
+/// its columns: dV or dK.
+template <int step = 1, int n, class Scores, class Tile, class Mask>
+__device__ inline void add_products(float (&sum)[1][n][4], Scores const& a, int first_key, int first_query, int depth,
+                                    Tile const& b, int mine, Pairs<Mask> const& pairs) {
+  add_each(sum, [&](int row, int j, int column) {
+    int const key = first_key + row, at = every_column<step>(j, mine) * 8 + column;
+    return sum_of_seen(
+        first_query, depth, [&](int i) { return pairs.count(i, key); }, [&](int i) { return a.element(key, i); },
+        [&](int i) { return b.element(i, at); });
+  });
+}
+/// The same over the keys, for this warp's queries: dQ. Its columns start at its `first`th tile of 8.
+template <int step, int m, int n, class Scores, class Tile, class Mask>
+__device__ inline void add_products_transposed(float (&sum)[m][n][4], Scores const& a, int first_query, Tile const& b,
+                                               int mine, int first, Pairs<Mask> const& pairs) {
+  add_each(sum, [&](int row, int j, int column) {
+    int const query = first_query + row, at = every_column<step>(first + j, mine) * 8 + column;
+    return sum_of_seen(
+        0, Scores::rows, [&](int i) { return pairs.count(query, i); }, [&](int i) { return a.element(i, query); },
+        [&](int i) { return b.element(i, at); });
+  });
 }
 
 }  // namespace ringattn::cuda
