@@ -32,7 +32,7 @@ struct Backward {
   /// queries of a tile can be taken in parts, so that scores take fewer registers and keys are read more often.
   constexpr int registers(int passes) const {
     int const gradients = (head_dim + value_dim) / 2 / columns(), scores = tile.q / 2 / query_columns() / passes;
-    return gradients + (1 + parts()) * scores + parts() * 8 + registers_aside + 16;
+    return gradients + (1 + parts()) * scores + parts() * 8 + registers_aside + 16 + (parts() - 1) * registers_to_split;
   }
   /// As few as fit; at least 16 queries in each.
   constexpr int passes() const {

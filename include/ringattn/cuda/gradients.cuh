@@ -13,46 +13,44 @@ namespace ringattn::inline RINGATTN_ABI::cuda {
 
 // ---------------------------------------------------------------- who meets whom
 
+/// The largest i of 0 .. last for which f holds, or -1: 32 at a time. All lanes of a warp ask together.
+template <class F> __device__ inline int64_t last_of(int64_t last, F f) {
+  for (; last >= 0; last -= 32) {
+    int64_t const i = last - ptx::lane();
+    if (unsigned const found = __ballot_sync(~0u, i >= 0 && f(i))) return last - (__ffs(int(found)) - 1);
+  }
+  return -1;
+}
+
 /// A tile of keys meets one tile of queries after the other: head by head, each from its last tile to its first.
 ///
 /// All blocks start at the end of the sequence, where under a causal mask everybody has work. So a block is no more
-/// than an addition behind the one before it, whose dQ it adds to. One warp finds the next tile, all lanes together.
+/// than an addition behind the one before it, whose dQ it adds to.
 struct QueryTile {
   RowTile queries;
   int64_t head, index;  ///< index: of the tile among those of its head
   int64_t before;       ///< the last tile of keys before this one that adds to the same queries, or -1
   bool partial;         ///< are there pairs that do not count: masked, or past the end of a run?
 
-  /// Finds the tile after (head_, index_), if there is one before head `end`, that sees tile `tile` of the keys.
+  /// Finds the tile after (head_, index_) that sees tile `tile` of the keys; head = `end` if there is none before head
+  /// `end`. All lanes of a warp call it.
   template <class Mask>
   __device__ void find(RunTable const& q, RunTable const& k, Mask const& mask, int64_t tile, int64_t head_,
                        int64_t index_, int64_t end) {
     Rows const keys = k.tile(tile).rows;
-    int64_t h = head_, i = index_ - 1;
-    for (; h < end; ++h, i = q.tiles() - 1)
-      for (; i >= 0; --i) {
-        RowTile const at = q.tile(i);
-        Coverage const c = mask.coverage(at.rows, keys);
-        if (c == Coverage::none) continue;
-        int64_t const earlier = tile_before(k, mask, at.rows, tile);
-        if (ptx::lane() == 0) {
-          bool const whole = at.rows.count == q.tile_size() && keys.count == k.tile_size();
-          *this = {at, h, i, earlier, c == Coverage::partial || !whole};
-        }
-        return;
-      }
-    if (ptx::lane() == 0) head = end, index = 0;
-  }
-
- private:
-  template <class Mask>
-  __device__ static int64_t tile_before(RunTable const& k, Mask const& mask, Rows const& q, int64_t tile) {
-    for (int64_t last = tile - 1; last >= 0; last -= 32) {
-      int64_t const i = last - ptx::lane();
-      bool const sees = i >= 0 && mask.coverage(q, k.tile(i).rows) != Coverage::none;
-      if (unsigned const found = __ballot_sync(~0u, sees)) return last - (__ffs(int(found)) - 1);
+    auto const sees = [&](int64_t i) { return mask.coverage(q.tile(i).rows, keys) != Coverage::none; };
+    int64_t h = head_, i = h < end ? last_of(index_ - 1, sees) : -1;
+    while (i < 0 && h < end)
+      if (++h < end) i = last_of(q.tiles() - 1, sees);
+    if (h == end) {
+      if (ptx::lane() == 0) head = end, index = 0;
+      return;
     }
-    return -1;
+    RowTile const at = q.tile(i);
+    int64_t const earlier =
+        last_of(tile - 1, [&](int64_t j) { return mask.coverage(at.rows, k.tile(j).rows) != Coverage::none; });
+    bool const whole = at.rows.count == q.tile_size() && keys.count == k.tile_size();
+    if (ptx::lane() == 0) *this = {at, h, i, earlier, !whole || mask.coverage(at.rows, keys) == Coverage::partial};
   }
 };
 
@@ -102,8 +100,8 @@ __device__ inline void weigh_gradients(float (&s)[1][n][4], float (&dp)[1][n][4]
       }
     }
   }
+  // Chosen, not multiplied away: 0 times a NaN or an infinity would reach rows that the pair does not belong to.
   if (all) return;
-    // Chosen, not multiplied away: 0 times a NaN or an infinity would reach rows that the pair does not belong to.
 #pragma unroll
   for (int i = 0; i < 4 * n; ++i) {
     int const query = first_query + i / 4 * 8 + ptx::lane() % 4 * 2 + i % 2;
