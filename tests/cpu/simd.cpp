@@ -15,7 +15,7 @@ using simd::Vec;
 namespace {
 
 template <class A, class F> std::vector<A> lanes_of(F f) {
-  std::vector<A> x(size_t(Vec<A>::lanes));
+  std::vector<A> x(static_cast<size_t>(Vec<A>::lanes));
   f().store(x.data());
   return x;
 }
@@ -113,5 +113,21 @@ TEST_CASE("pairs of bfloat16: products, and both ways of making them") {
   }
 }
 #endif
+
+TEST_CASE_TEMPLATE("rows become columns", A, float, double) {
+  constexpr int n = Vec<A>::lanes;
+  A numbers[n][n];
+  Vec<A> x[n];
+  for (int i = 0; i < n; ++i) {
+    for (int j = 0; j < n; ++j) numbers[i][j] = A(100 * i + j);
+    x[i] = Vec<A>::load(numbers[i]);
+  }
+  simd::transpose(x);
+  for (int i = 0; i < n; ++i) {
+    A row[n];
+    x[i].store(row);
+    for (int j = 0; j < n; ++j) CHECK(row[j] == numbers[j][i]);
+  }
+}
 
 TEST_CASE("this CPU has what the tests were compiled for") { CHECK(simd::missing_feature() == nullptr); }

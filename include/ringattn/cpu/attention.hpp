@@ -20,8 +20,12 @@ template <class K> class Forward {
 
   Forward(Step const& step, int threads)
       : step_(step), scaling_(scaling<K, T>(step.scale)), count_(count_panels_of<K>(step)), layout_(count_, threads) {
-    // Small chunks when there are few panels: every thread should have some.
-    chunk_ = std::clamp<int64_t>(count_.all() / (4 * int64_t(threads)), 1, std::max<int64_t>(layout_.chunk, 1));
+    // Small chunks when there are few panels, so that every thread has some; and of one size, for a chunk that packs
+    // keys for a panel or two is slow.
+    int64_t const most =
+        std::clamp<int64_t>(count_.all() / (4 * int64_t(threads)), 1, std::max<int64_t>(layout_.chunk, 1));
+    chunk_ = ceil_div(count_.of_group(), std::max<int64_t>(ceil_div(count_.of_group(), most), 1));
+    chunk_ = std::max<int64_t>(chunk_, 1);
     chunks_ = ceil_div(count_.of_group(), chunk_);
   }
 
@@ -116,15 +120,18 @@ template <class K> class Forward {
   void finish(int64_t panel, AttendResult<K, HostSpace> const& result) const {
     int64_t const b = panel / count_.tiles / count_.heads, h = panel / count_.tiles % count_.heads;
     auto const [rows, first] = row_tile(step_.q_rows, S::tile.q, panel % count_.tiles);
+    A factor[S::q];
     for (int64_t r = 0; r < rows.count; ++r) {
       A const top = max(panel)[r], total = sum(panel)[r];
       bool const undefined = total == 0 && top != softmax::minus_infinity<A>;
-      A const factor = undefined ? std::numeric_limits<A>::quiet_NaN() : softmax::normaliser(total);
-      A const* const o = out(panel) + r / S::lanes * S::value_rows * S::lanes + r % S::lanes;
-      E* const to = result.out.row(b, first + r, h);
-      for (int d = 0; d < S::value; ++d) to[d * result.out.stride[3]] = convert<E>(o[d * S::lanes] * factor);
-      if (result.lse) result.lse(b, first + r, h, 0) = undefined ? factor : softmax::lse(top, total);
+      factor[r] = undefined ? std::numeric_limits<A>::quiet_NaN() : softmax::normaliser(total);
+      if (result.lse) result.lse(b, first + r, h, 0) = undefined ? factor[r] : softmax::lse(top, total);
     }
+    Slab<E> const to(result.out, b, first, h);
+    for (int64_t w0 = 0; w0 < rows.count; w0 += S::lanes)
+      unpack_lanes<S::value, S::lanes>(
+          out(panel) + w0 * S::value_rows, std::min<int64_t>(S::lanes, rows.count - w0),
+          [&](int64_t r) { return factor[w0 + r]; }, to.from(w0));
   }
 
  private:

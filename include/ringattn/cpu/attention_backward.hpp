@@ -94,11 +94,11 @@ template <class K> class Backward {
 
   void finish(int64_t panel, View<E, HostSpace> const& to) const {
     auto const [b, h, rows, first] = place(panel);
-    for (int64_t r = 0; r < rows.count; ++r) {
-      A const* const from = dq(panel) + r / S::lanes * S::head_rows * S::lanes + r % S::lanes;
-      E* const row = to.row(b, first + r, h);
-      for (int d = 0; d < S::head; ++d) row[d * to.stride[3]] = convert<E>(from[d * S::lanes] * step_.scale);
-    }
+    Slab<E> const dst(to, b, first, h);
+    for (int64_t w0 = 0; w0 < rows.count; w0 += S::lanes)
+      unpack_lanes<S::head, S::lanes>(
+          dq(panel) + w0 * S::head_rows, std::min<int64_t>(S::lanes, rows.count - w0),
+          [&](int64_t) { return step_.scale; }, dst.from(w0));
   }
 
  private:

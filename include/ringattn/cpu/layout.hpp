@@ -116,7 +116,7 @@ class Stretches {
 /// Most panels that read one packing of a key tile: with all that belongs to them they should stay in half of today's
 /// second-level caches.
 constexpr int64_t chunk_panels(int64_t panel_bytes) {
-  return std::clamp<int64_t>((int64_t(1) << 19) / panel_bytes, 4, 16);
+  return std::clamp<int64_t>((int64_t(3) << 18) / panel_bytes, 4, 16);
 }
 
 template <class K> struct ForwardLayout {
@@ -165,7 +165,7 @@ template <class K> struct BackwardLayout {
   /// Lane blocks whose sums over query rows are made together: dK|dV are read and written once for all of them.
   static constexpr int64_t joint = 4;
 
-  int64_t chunk = 0, chunks = 0;  ///< chunks of one (batch, key/value head)
+  int64_t chunks = 0, chunk = 0;  ///< of one (batch, key/value head); panels of one
   size_t dq, delta, progress;     ///< [panel]: [lane block][head_rows][lanes], [q]; [batch, kv_head, chunk]
   size_t q_lanes, q_columns, dout_lanes, dout_columns, lse, special;  ///< of a worker's chunk
   size_t key_rows, key_columns, value_rows, dk, dv;                   ///< of a key tile
@@ -175,7 +175,7 @@ template <class K> struct BackwardLayout {
   size_t scratch, scratch_bytes, bytes;
 
   constexpr BackwardLayout(PanelCounts n, int threads)
-      : chunk(std::min(most_panels, n.of_group())), chunks(chunk > 0 ? ceil_div(n.of_group(), chunk) : 0) {
+      : chunks(ceil_div(n.of_group(), most_panels)), chunk(chunks > 0 ? ceil_div(n.of_group(), chunks) : 0) {
     Stretches all, mine;
     dq = all.take<A>(n.all() * S::head_rows * S::q);
     delta = all.take<A>(n.all() * S::q);

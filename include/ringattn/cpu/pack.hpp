@@ -58,6 +58,20 @@ template <class T, class F> RINGATTN_INLINE T operand(F x) {
     return T::of(x(0), x(1));
 }
 
+/// A vector's worth of operands, whatever they are, and back.
+template <class A, class T> RINGATTN_INLINE Vec<A> load_bits(T const* p) {
+  static_assert(sizeof(T) == sizeof(A));
+  A x[vector_lanes<A>];
+  __builtin_memcpy(x, p, sizeof x);
+  return Vec<A>::load(x);
+}
+template <class A, class T> RINGATTN_INLINE void store_bits(Vec<A> x, T* p) {
+  static_assert(sizeof(T) == sizeof(A));
+  A y[vector_lanes<A>];
+  x.store(y);
+  __builtin_memcpy(p, y, sizeof y);
+}
+
 /// A type that `is_special` knows.
 template <class E> using Plain = std::conditional_t<std::is_same_v<E, Float16>, float, E>;
 
@@ -98,24 +112,62 @@ template <int width, class T, class E>
   return special != 0;
 }
 
-/// Rows as lanes: dst[term][lane] = factor x, zeros in lanes from n up to `lanes`.
+/// Rows as lanes: dst[term][lane] = factor x, zeros in lanes from n up to `lanes`. Square blocks are transposed in
+/// registers: rows may lie a power of two apart, and reading column by column they would fight for cache sets.
 template <int width, int lanes, class T, class A, class E>
 [[gnu::noinline]] void pack_lanes(Slab<E const> src, std::int64_t n, A factor, T* RINGATTN_RESTRICT dst) {
   using N = Number<T>;
-  constexpr int step = terms_of<T>, terms = int(ceil_div(width, step));
-  // The other way round the stores would be a lane block apart, and slower than loads are.
-  for (int t = 0; t < terms; ++t) {
-    T* const to = dst + t * lanes;
-    for (std::int64_t r = 0; r < n; ++r) {
-      E const* const from = src.at(r) + t * step * src.dim;
-      to[r] = operand<T>([&](int i) {
-        if (step == 2 && t * step + i >= width) return N(0.f);
-        E const x = from[i * src.dim];
-        return factor == A(1) ? convert<N>(x) : convert<N>(convert<A>(x) * factor);
-      });
+  constexpr int step = terms_of<T>, terms = int(ceil_div(width, step)), block = vector_lanes<A>;
+  auto const scaled = [&](E x) { return factor == A(1) ? convert<N>(x) : convert<N>(convert<A>(x) * factor); };
+  auto const read = [&](E const* from, int t0, auto dim, T(&line)[block]) {
+    if ((t0 + block) * step <= width)
+      for (int t = 0; t < block; ++t)
+        line[t] = operand<T>([&](int i) { return scaled(from[((t0 + t) * step + i) * dim]); });
+    else
+      for (int t = 0; t < block; ++t)
+        line[t] = operand<T>([&](int i) {
+          int const d = (t0 + t) * step + i;
+          return d < width ? scaled(from[d * dim]) : N(0.f);
+        });
+  };
+  for (int t0 = 0; t0 < terms; t0 += block)
+    for (std::int64_t r0 = 0; r0 < lanes; r0 += block) {
+      Vec<A> x[block];
+      for (int i = 0; i < block; ++i) {
+        alignas(64) T line[block]{};
+        if (r0 + i < n) {
+          if (src.dim == 1)
+            read(src.at(r0 + i), t0, std::integral_constant<int, 1>{}, line);
+          else
+            read(src.at(r0 + i), t0, src.dim, line);
+        }
+        x[i] = load_bits<A>(line);
+      }
+      simd::transpose(x);
+      for (int t = 0; t < std::min(block, terms - t0); ++t) store_bits(x[t], dst + (t0 + t) * lanes + r0);
     }
-    std::fill(to + n, to + lanes, T{});
-  }
+}
+
+/// The way back, of `width` sums with rows as lanes: dst[r][d] = sums[d][lane r] * factor(r) for n rows.
+template <int width, int lanes, class A, class E, class F>
+RINGATTN_INLINE void unpack_lanes(A const* sums, std::int64_t n, F factor, Slab<E> dst) {
+  constexpr int block = vector_lanes<A>;
+  for (std::int64_t r0 = 0; r0 < n; r0 += block)
+    for (int d0 = 0; d0 < width; d0 += block) {
+      int const valid = std::min(block, width - d0);
+      Vec<A> x[block];
+      for (int i = 0; i < block; ++i) x[i] = i < valid ? Vec<A>::load(sums + (d0 + i) * lanes + r0) : Vec<A>::zero();
+      simd::transpose(x);
+      for (int i = 0; i < std::min<std::int64_t>(block, n - r0); ++i) {
+        alignas(64) A line[block];
+        (x[i] * Vec<A>::broadcast(factor(r0 + i))).store(line);
+        E* const to = dst.at(r0 + i) + d0 * dst.dim;
+        if (dst.dim == 1 && valid == block)
+          for (int d = 0; d < block; ++d) to[d] = convert<E>(line[d]);
+        else
+          for (int d = 0; d < valid; ++d) to[d * dst.dim] = convert<E>(line[d]);
+      }
+    }
 }
 
 /// Columns as lanes, in blocks of `group` columns and a last one of what is left of `columns`: for column c + i, c a

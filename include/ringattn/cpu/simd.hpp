@@ -29,6 +29,32 @@ template <int n, class F> RINGATTN_INLINE void unroll(F&& f) {
   (std::make_integer_sequence<int, n>{});
 }
 
+/// Lane j of vector i and lane i of vector j change places. Bits only: any 32- or 64-bit contents will do.
+template <class T> RINGATTN_INLINE void transpose(Vec<T> (&x)[Vec<T>::lanes]) {
+  constexpr int n = Vec<T>::lanes;
+#if defined(__CUDACC__)
+  T rows[n][n];
+  for (int i = 0; i < n; ++i) x[i].store(rows[i]);
+  for (int i = 0; i < n; ++i) x[i] = Vec<T>::make([&](int j) { return rows[j][i]; });
+#else
+  // Blocks of 1, 2, 4, ... lanes off the diagonal change places, each time in pairs of vectors.
+  auto const exchange = [&](auto h) __attribute__((always_inline)) {
+    unroll<n>([&](auto i) __attribute__((always_inline)) {
+      if constexpr ((i & h) == 0) [&]<int... j>(std::integer_sequence<int, j...>) __attribute__((always_inline)) {
+          auto const a = x[i].v, b = x[i + h].v;
+          x[i].v = __builtin_shufflevector(a, b, (j & h ? n + j - h : j)...);
+          x[i + h].v = __builtin_shufflevector(a, b, (j & h ? n + j : j + h)...);
+        }
+      (std::make_integer_sequence<int, n>{});
+    });
+  };
+  exchange(std::integral_constant<int, 1>{});
+  if constexpr (n > 2) exchange(std::integral_constant<int, 2>{});
+  if constexpr (n > 4) exchange(std::integral_constant<int, 4>{});
+  if constexpr (n > 8) exchange(std::integral_constant<int, 8>{});
+#endif
+}
+
 /// The first of `required_features` that this CPU lacks, or null.
 inline char const* missing_feature() {
   for (Feature const& f : required_features)
