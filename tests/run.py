@@ -169,7 +169,7 @@ def need(tool):
 def clang():
     if not need("clang++"):
         return {"skipped": 1}
-    return build_and_test("build-clang", lambda s: everyday(s) and "meta" not in s, ["-Dbench=false"],
+    return build_and_test("build-clang", lambda s: everyday(s) and not s & {"meta", "cuda"}, ["-Dbench=false"],
                           {"CXX": "clang++", "CC": "clang"}, patience=2)
 
 

@@ -128,16 +128,30 @@ def occupancy(e, arch):
     return min(by_registers, by_shared, THREADS[arch] // e["threads"])
 
 
+def flop_per_byte(kernel, precision, e):
+    """Of what a block moves between the L2 cache and its multiprocessor for a pair of tiles, head_dim = value_dim."""
+    size = 2 if precision in ("Bf16", "Fp16") else 4
+    q, kv = map(int, e["tile"].split(" x "))
+    if kernel == "attend":
+        return 4 * q * kv / (2 * kv * size)  # keys and values come by; queries and sums stay
+    return 10 * q * kv / (q * (2 * size + 8))  # queries and dO come by, dQ goes in and out in fp32
+
+
+# A100: dense tensor-core rate by precision, and bytes of L2 per second, the least that vendors and others measured.
+RATE, L2 = {"Bf16": 312e12, "Fp16": 312e12, "Tf32": 156e12, "Fp32": 52e12}, 4e12
+
+
 def table(budget):
-    print("| kernel | precision | head_dim | tile (q x kv) | registers | shared KB | warps | blocks per SM | tensor, async 16 B, "
-          "all instructions |\n|---|---|---|---|---|---|---|---|---|")
-    for key, e in budget.items():
+    print("| kernel | precision | head_dim | tile (q x kv) | registers | shared KB | warps per SM | tensor, all instructions | "
+          "FLOP per byte of L2 | expected bound on A100 |\n|---|---|---|---|---|---|---|---|---|---|")
+    for key, e in sorted(budget.items(), key=lambda i: (i[0].split()[0], i[0].split()[1], int(i[0].split()[2]))):
         kernel, precision, dim, arch = key.split()
-        if arch in ("sm_80", "sm_86") and "threads" in e:
-            mix = e.get("mix", {})
-            print(f"| `{kernel}` {arch} | {precision} | {dim} | {e['tile']} | {e['registers']} | {e['shared'] / 1024:.0f} | "
-                  f"{e['threads'] // 32} | {occupancy(e, arch)} | {mix.get('tensor', '-')}, {mix.get('async_copy_16', '-')}, "
-                  f"{mix.get('all', '-')} |")
+        if arch == "sm_80" and "tile" in e:
+            mix, intensity = e.get("mix", {}), flop_per_byte(kernel, precision, e)
+            bound = "tensor cores" if intensity * L2 >= RATE[precision] else f"L2, {intensity * L2 / RATE[precision]:.0%} of tensor"
+            print(f"| `{kernel}` | {precision} | {dim} | {e['tile']} | {e['registers']} | {e['shared'] / 1024:.0f} | "
+                  f"{occupancy(e, arch) * e['threads'] // 32} | {mix.get('tensor', '-')}, {mix.get('all', '-')} | {intensity:.0f} | "
+                  f"{bound} |")
 
 
 def main():
