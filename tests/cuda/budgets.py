@@ -137,7 +137,7 @@ def flop_per_byte(kernel, precision, e):
     return 10 * q * kv / (q * (2 * size + 8))  # queries and dO come by, dQ goes in and out in fp32
 
 
-# A100: dense tensor-core rate by precision, and bytes of L2 per second, the least that vendors and others measured.
+# A100: dense tensor-core rate by precision (Fp32: three products of tf32), and bytes per second from L2, roughly.
 RATE, L2 = {"Bf16": 312e12, "Fp16": 312e12, "Tf32": 156e12, "Fp32": 52e12}, 4e12
 
 
