@@ -97,6 +97,14 @@ void inputs() {
                                            .q_rows = rows_of(140),
                                            .steps = zigzag(140, 2),
                                            .scale = -0.2});
+  // Weights of zeros past the end of the keys are 2^456 here.
+  check_backward<K<64>>("scores far below 0", {.problem = {1, 140, 140, 1, 1},
+                                               .q_rows = rows_of(140),
+                                               .steps = {rows_of(140)},
+                                               .spoil = [](DenseInputs<double>& in, Problem const&, int D, int) {
+                                                 for (size_t i = 0; i < in.q.size(); i += size_t(D)) in.q[i] = 128;
+                                                 for (size_t i = 0; i < in.k.size(); i += size_t(D)) in.k[i] = -20;
+                                               }});
 }
 
 /// The element of row i of head 0 of batch entry 0.
