@@ -10,8 +10,6 @@ namespace {
 using C32 = Kernel<Fp32, Causal, Plain, DefaultTiles, 24, 40>;
 using C16 = Kernel<Bf16, SlidingWindow, Soft, FixedTiles<24, 20>, 16, 16>;
 using C64 = Kernel<Fp64, Full, Plain, DefaultTiles, 16, 16>;
-using Few32 = Kernel<Fp32, Causal, Plain, FixedTiles<16, 8>, 16, 24>;
-using Few16 = Kernel<Bf16, Full, Soft, FixedTiles<16, 8>, 16, 16>;
 
 /// Enough heads and rows for several chunks of panels in every (batch, key/value head).
 template <class K> Case<K> example(std::uint64_t seed) {
@@ -58,29 +56,6 @@ TEST_CASE_TEMPLATE("any number of threads, own or the user's", K, C32, C16, C64)
                   for (auto& t : threads) t.join();
                 }});
   CHECK(c.run(spawning) == expected);
-}
-
-TEST_CASE_TEMPLATE("few queries: keys are cut into segments, for any number of threads", K, Few32, Few16) {
-  Case<K> c;
-  c.batch = 2;
-  c.heads = 4;
-  c.kv_heads = 2;
-  c.q_rows = {{1100, 1, 5}};
-  c.k_rows = {{0, 1, 700}, {701, 1, 1}, {702, 2, 300}, {5000, 1, 40}};  // a causal mask hides the last run
-  REQUIRE(c.k_rows[0].count > 2 * cpu::ForwardLayout<K>::segment);
-  c.fill(16);
-  Cpu one;
-  auto const expected = c.run(one);
-  check_against_oracle(c, expected);
-  CHECK(c.run(one, {1, 1, 1, 1}) == expected);
-  CHECK(c.run(one, {1, 3}) == expected);
-  for (int threads : {2, 3, 20}) {
-    CAPTURE(threads);
-    Cpu cpu({.threads = threads});
-    CHECK(c.run(cpu) == expected);
-    CHECK(c.run(cpu, {3, 1}) == expected);
-    CHECK(cpu.computed_pairs() == 2 * one.computed_pairs() / 3);
-  }
 }
 
 TEST_CASE_TEMPLATE("run to run, and any strides", K, C32, C16, C64) {

@@ -30,33 +30,7 @@ template <class K> class Forward {
   }
 
   int64_t panels() const { return count_.all(); }
-  int64_t units() const { return count_.batch * count_.kv_heads * chunks_ * std::max<int64_t>(parts_, 1); }
-
-  /// A step is made in rounds of units: one, or as many as the segments of the keys need. After a round that returns
-  /// true every panel must be merged.
-  int64_t rounds() const { return layout_.parts > 0 ? ceil_div(segments(), layout_.parts) : 1; }
-  bool start(int64_t round) {
-    first_segment_ = round * layout_.parts;
-    parts_ = std::min(layout_.parts, segments() - first_segment_);
-    return layout_.parts > 0;
-  }
-  /// Adds the segments' states to the panel's own, in order.
-  void merge(int64_t panel) const {
-    A left[S::q], right[S::q];
-    for (int64_t part = 1; part <= parts_; ++part) {
-      int64_t const other = part * count_.all() + panel;
-      for (int w = 0; w < S::q; ++w) {
-        auto const m = softmax::merge(max(panel)[w], sum(panel)[w], max(other)[w], sum(other)[w]);
-        max(panel)[w] = m.max, sum(panel)[w] = m.sum, left[w] = m.left, right[w] = m.right;
-      }
-      for (int w0 = 0; w0 < S::q; w0 += S::lanes)
-        for (int d = 0; d < S::value_rows; ++d) {
-          int64_t const row = w0 * S::value_rows + d * S::lanes;
-          A *const o = out(panel) + row, *const p = out(other) + row;
-          for (int w = 0; w < S::lanes; ++w) o[w] = fma(o[w], left[w0 + w], p[w] * right[w0 + w]);
-        }
-    }
-  }
+  int64_t units() const { return count_.batch * count_.kv_heads * chunks_; }
 
   void clear(int64_t panel) const {
     std::fill_n(out(panel), S::value_rows * S::q, A(0));
@@ -67,8 +41,6 @@ template <class K> class Forward {
   /// One chunk of panels against all keys of the step. Late rows first: under a causal mask they have the most work.
   void unit(int64_t index, int worker, StepControl& control) const {
     index = units() - 1 - index;
-    int64_t const segment = parts_ > 0 ? index % parts_ : 0;
-    if (parts_ > 0) index /= parts_;
     int64_t const pair = index / chunks_, b = pair / count_.kv_heads, g = pair % count_.kv_heads;
     int64_t const begin = index % chunks_ * chunk_, n = std::min(chunk_, count_.of_group() - begin);
     std::byte* const scratch = step_.state + layout_.scratch + size_t(worker) * layout_.scratch_bytes;
@@ -78,25 +50,17 @@ template <class K> class Forward {
     Panel panels[ForwardLayout<K>::most_panels];
     for (int64_t p = 0; p < n; ++p) {
       panels[p] = panel_of(b, g, begin + p);
-      if (parts_ > 0) clear(panels[p].index += (segment + 1) * count_.all());
       Slab<E const> const rows(step_.q, b, panels[p].first, panels[p].head);
       for (int64_t w0 = 0; w0 < panels[p].rows.count; w0 += S::lanes)
         pack_lanes<S::head, S::lanes>(rows.from(w0), std::min<int64_t>(S::lanes, panels[p].rows.count - w0),
                                       scaling_.packed, mine.queries + (p * S::q + w0) * S::head_terms);
     }
     int64_t pairs = 0;
-    std::span<Rows const> runs = step_.k_rows;
-    RowTile cut;  // of keys: one segment
-    if (parts_ > 0) {
-      cut = row_tile(runs, ForwardLayout<K>::segment, first_segment_ + segment);
-      runs = {&cut.rows, 1};
-    }
-    int64_t const end = cut.first + count_rows(runs);
-    each_key_tile(runs, S::tile.kv, [&](Rows k, int64_t first, int64_t) {
-      first += cut.first;
+    int64_t const all_keys = count_rows(step_.k_rows);
+    each_key_tile(step_.k_rows, S::tile.kv, [&](Rows k, int64_t first, int64_t) {
       bool packed = false, special = false;
       Slab<E const> const keys(step_.k, b, first, g), values(step_.v, b, first, g);
-      int64_t const next = std::min<int64_t>(S::keys, end - first - k.count);
+      int64_t const next = std::min<int64_t>(S::keys, all_keys - first - k.count);
       Prefetch<S::head, S::value, E> ahead(keys.from(k.count), values.from(k.count), next,
                                            n * ceil_div(k.count, S::rows));
       for (int64_t p = 0; p < n; ++p) {
@@ -142,7 +106,6 @@ template <class K> class Forward {
     unsigned char* seen;
   };
 
-  int64_t segments() const { return count_tiles(step_.k_rows, ForwardLayout<K>::segment); }
   template <class X> static X* at(std::byte* base, size_t offset) { return reinterpret_cast<X*>(base + offset); }
   A* out(int64_t panel) const { return at<A>(step_.state, layout_.out) + panel * S::value_rows * S::q; }
   A* max(int64_t panel) const { return at<A>(step_.state, layout_.max) + panel * S::q; }
@@ -246,7 +209,6 @@ template <class K> class Forward {
   PanelCounts count_;
   ForwardLayout<K> layout_;
   int64_t chunk_, chunks_;
-  int64_t parts_ = 0, first_segment_ = 0;  // of this round
 };
 
 }  // namespace ringattn::cpu

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The backend Cpu: blocked attention in host memory, vectorised by the compiler, on a thread pool of its own.
+// The backend Cpu: blocked attention in host memory, on a thread pool of its own.
 #pragma once
 
 #include <atomic>
@@ -16,6 +16,7 @@
 #include "../error.hpp"
 #include "attention.hpp"
 #include "attention_backward.hpp"
+#include "instruction_set.hpp"
 #include "thread_pool.hpp"
 
 namespace ringattn::inline RINGATTN_ABI {
@@ -81,11 +82,9 @@ class Cpu {
 
   Cpu() : Cpu(Options{}) {}
   /// Throws Error{invalid_argument} unless threads >= 1, or if the program was compiled for instructions that this CPU
-  /// does not have; std::system_error if a thread cannot be started.
+  /// does not have, or in parts for different ones; std::system_error if a thread cannot be started.
   explicit Cpu(Options options) : options_(std::move(options)) {
-    if (char const* const feature = simd::missing_feature())
-      throw Error(ErrorCode::invalid_argument, -1, "CPU", std::string(feature) + ", which the program was compiled for",
-                  "a CPU without it; compile with fewer -m flags");
+    use_instruction_set();
     if (options_.threads < 1)
       throw Error(ErrorCode::invalid_argument, -1, "threads", "at least 1", std::to_string(options_.threads));
     if (!options_.run && options_.threads > 1) pool_.emplace(options_.threads);
@@ -138,17 +137,12 @@ class Cpu {
   }
 
   template <class K> void begin(AttendStep<K, Space> const& step) {
+    use_instruction_set();
     cpu::Forward<K> const task(step, threads());
     parallel(task.panels(), [&](int64_t panel, int) { task.clear(panel); });
   }
   template <class K> void step(AttendStep<K, Space> const& step) {
-    if (count_rows(step.k_rows) == 0) return;
-    cpu::Forward<K> task(step, threads());
-    for (int64_t round = 0; round < task.rounds(); ++round) {
-      bool const merge = task.start(round);
-      run_units(task, step.progress);
-      if (merge) parallel(task.panels(), [&](int64_t panel, int) { task.merge(panel); });
-    }
+    if (count_rows(step.k_rows) > 0) run_units(cpu::Forward<K>(step, threads()), step.progress);
   }
   template <class K> void finish(AttendStep<K, Space> const& step, AttendResult<K, Space> const& result) {
     cpu::Forward<K> const task(step, threads());
@@ -156,6 +150,7 @@ class Cpu {
   }
 
   template <class K> void begin_backward(BackwardStep<K, Space> const& step) {
+    use_instruction_set();
     cpu::Backward<K> const task(step, threads());
     parallel(task.panels(), [&](int64_t panel, int) { task.clear(panel); });
   }
@@ -194,6 +189,11 @@ class Cpu {
 
  private:
   static constexpr int64_t serial_elements = 1 << 15;  // less than this is not worth a thread
+
+  /// Marks, in every file that is compiled, which instruction set it is for.
+  static void use_instruction_set() {
+    if (cpu::compiled_set<simd::set>) cpu::check_instruction_set();
+  }
 
   template <class Task> void run_units(Task const& task, Progress progress) {
     cpu::StepControl control(progress);

@@ -125,26 +125,16 @@ template <class K> struct ForwardLayout {
   using T = typename S::T;
   static constexpr int64_t most_panels = chunk_panels(S::q * (S::head + S::value) * int64_t(sizeof(A)));
 
-  /// Keys of a segment. At most one query tile per head, as in decoding, is too little work for all threads: then the
-  /// keys are cut into segments, each summed into a state of its own, and the states merged in order. Segments, like
-  /// key tiles, start at a run's start: how runs are spread over steps changes no bit.
-  static constexpr int64_t segment = 32 * S::tile.kv;
-
   int64_t chunk = 0;
-  int64_t parts = 0;     ///< states for segments, besides the one that lasts; 0: keys are not cut
-  size_t out, max, sum;  ///< [part][panel]: [lane block][value_rows][lanes], [q], [q]
+  size_t out, max, sum;                                 ///< [panel]: [lane block][value_rows][lanes], [q], [q]
   size_t queries, keys, values, scores, weights, seen;  ///< from the start of a worker's scratch
   size_t scratch, scratch_bytes, bytes;
 
-  constexpr ForwardLayout(PanelCounts n, int threads)
-      : chunk(std::min(most_panels, n.of_group())), parts(n.tiles == 1 ? std::min(threads, 16) : 0) {
+  constexpr ForwardLayout(PanelCounts n, int threads) : chunk(std::min(most_panels, n.of_group())) {
     Stretches all, mine;
-    // A call may bring fewer rows than planned, down to one tile: room for its segments, too.
-    int64_t const states =
-        n.batch * n.heads * (n.tiles > 0 ? std::max<int64_t>(n.tiles, 1 + std::min(threads, 16)) : 0);
-    out = all.take<A>(states * S::value_rows * S::q);
-    max = all.take<A>(states * S::q);
-    sum = all.take<A>(states * S::q);
+    out = all.take<A>(n.all() * S::value_rows * S::q);
+    max = all.take<A>(n.all() * S::q);
+    sum = all.take<A>(n.all() * S::q);
     queries = mine.take<T>(chunk * S::head_terms * S::q);
     keys = mine.take<T>(S::keys * S::head_terms);
     values = mine.take<T>(S::key_terms * S::value_rows);
@@ -163,7 +153,7 @@ template <class K> struct BackwardLayout {
   using T = typename S::T;
   static constexpr int64_t most_panels = chunk_panels(S::q * (S::head + S::value) * int64_t(sizeof(A)));
   /// Lane blocks whose sums over query rows are made together: dK|dV are read and written once for all of them.
-  static constexpr int64_t joint = 4;
+  static constexpr int64_t joint = 2;
 
   int64_t chunks = 0, chunk = 0;  ///< of one (batch, key/value head); panels of one
   size_t dq, delta, progress;     ///< [panel]: [lane block][head_rows][lanes], [q]; [batch, kv_head, chunk]

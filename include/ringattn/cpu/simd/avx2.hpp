@@ -112,6 +112,7 @@ template <class Polynomial, int n, class T> RINGATTN_INLINE void exp2(Vec<T> (&x
   for (int i = 0; i < n; ++i) x[i] = p[i] * detail::power(x[i] + magic);
 }
 
+inline constexpr int set = 1;  ///< a number for each set of layouts
 inline constexpr Feature required_features[] = {{"avx2", [] { return bool(__builtin_cpu_supports("avx2")); }},
                                                 {"fma", [] { return bool(__builtin_cpu_supports("fma")); }}};
 

@@ -128,6 +128,7 @@ RINGATTN_INLINE Pairs pair_neighbours(F32 first, F32 second) {
 inline constexpr bool has_pairs = false;
 #endif
 
+inline constexpr int set = has_pairs ? 3 : 2;  ///< a number for each set of layouts
 inline constexpr Feature required_features[] = {
     {"avx512f", [] { return bool(__builtin_cpu_supports("avx512f")); }},
     {"avx512bw", [] { return bool(__builtin_cpu_supports("avx512bw")); }},

@@ -113,6 +113,7 @@ template <class Polynomial, int n, class T> RINGATTN_INLINE void exp2(Vec<T> (&x
   }
 }
 
+inline constexpr int set = 0;  ///< a number for each set of layouts
 inline constexpr Feature required_features[] = {{"a CPU", [] { return true; }}};
 
 }  // namespace ringattn::simd
