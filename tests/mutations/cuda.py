@@ -50,6 +50,12 @@ MUTANTS = [
         ('cuda/sm80/attention_backward.cuh', 'write(p.dk, dk, p.scale);', 'write(p.dk, dk, 1);')]),
     ('dq_not_cleared', 'dQ starts from what was in the workspace', 'backward', [
         ('cuda/sm80/attention_backward.cuh', 'check(cudaMemsetAsync(plan.work.dq, 0, plan.layout.facts - plan.layout.dq, where.stream), "begin gradients");', '')]),
+    ('delta_lost', 'dO . O does not reach dS', 'backward', [
+        ('cuda/sm80/backward_state.cuh', 'facts.delta = sum;', '')]),
+    ('ds_not_published', 'dQ is computed from dS that other warps still write', 'backward', [
+        ('cuda/sm80/attention_backward.cuh', 'careful = __syncthreads_or(careful); if constexpr', 'if constexpr')]),
+    ('padding_of_keys_counts', 'the zeros that fill up a tile of keys have weights', 'backward', [
+        ('cuda/gradients.cuh', '!whole || mask.coverage(', 'mask.coverage(')]),
     ('turns_not_waited_for', 'blocks add to dQ in any order, over each other', 'backward', [
         ('cuda/sm80/attention_backward.cuh', 'while (ptx::load_acquire(whose_turn) != Word(here.before + 1)) { }', '')]),
 ]
