@@ -101,8 +101,8 @@ template <class P> class RingAttention {
   }
 
   /// Returns when what was enqueued is done, on host backends at once. With Commit::local on a stream backend this is
-  /// where late or dead peers surface: throws as forward does, within comm.deadline(). Waiting for the stream itself
-  /// instead may take for ever.
+  /// where late or dead peers surface: throws as forward does, within comm.deadline(), which therefore has to be longer
+  /// than what is enqueued takes. Waiting for the stream itself instead may take for ever.
   void synchronize() {
     call([&] { settle(comm_, backend_, "synchronize"); });
   }

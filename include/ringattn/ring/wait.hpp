@@ -36,15 +36,16 @@ template <class C, class B, class T> void await(C& comm, B& backend, T& transfer
 
 /// Returns when everything that was enqueued on the backend is done. A stream backend, which has `synchronize_for`, is
 /// waited for as a peer is, since its work waits for peers; throws as await does, and what went wrong on the device.
+/// The deadline then bounds all that is enqueued, this rank's own work included. A ring of one has no peers and no
+/// deadline.
 template <class C, class B> void settle(C& comm, B& backend, char const* what) {
   if constexpr (requires(std::chrono::nanoseconds slice) { backend.synchronize_for(slice); }) {
     struct Work {
       bool wait_for(B& b, std::chrono::nanoseconds slice) { return b.synchronize_for(slice); }
     } work;
-    await(comm, backend, work, what);
-  } else {
-    backend.synchronize();
+    if (comm.size() > 1) return await(comm, backend, work, what);
   }
+  backend.synchronize();
 }
 
 /// Every rank's `mine` in rank order, on every rank; bounded by the deadline.
