@@ -111,21 +111,25 @@ void inputs() {
 double& at(std::vector<double>& x, int64_t i, int64_t heads, int dim, int d) { return x[size_t(i * heads * dim + d)]; }
 
 template <class Kernel> void specials_of(AnyMask const& mask) {
-  Case c{.problem = {1, 140, 140, 1, 1}, .mask = mask, .q_rows = rows_of(140), .steps = zigzag(140, 2)};
+  Case c{.problem = {1, 140, 140, 1, 1}, .mask = mask, .q_rows = rows_of(140), .steps = zigzag(140, 1)};
   auto const run = [&](char const* name, auto spoil) {
     c.spoil = spoil;
     check_backward<Kernel>(name, c);
   };
   using In = DenseInputs<double>;
-  run("NaN in a query", [](In& in, Problem const&, int D, int) { at(in.q, 50, 1, D, 3) = NAN; });
-  run("infinity in a query", [](In& in, Problem const&, int D, int) { at(in.q, 50, 1, D, 3) = INFINITY; });
+  run("NaN and infinity in queries", [](In& in, Problem const&, int D, int) {
+    at(in.q, 50, 1, D, 3) = NAN;
+    at(in.q, 100, 1, D, 3) = INFINITY;
+  });
   run("NaN in a key", [](In& in, Problem const&, int D, int) { at(in.k, 97, 1, D, 63) = NAN; });
   run("infinity in a key", [](In& in, Problem const&, int D, int) { at(in.k, 97, 1, D, 5) = INFINITY; });
-  run("NaN in a value", [](In& in, Problem const&, int, int E) { at(in.v, 97, 1, E, 5) = NAN; });
-  run("infinity in a value", [](In& in, Problem const&, int, int E) { at(in.v, 97, 1, E, 5) = INFINITY; });
-  run("NaN in dO", [](In& in, Problem const&, int, int E) { at(in.dout, 60, 1, E, 5) = NAN; });
-  run("infinities in dO", [](In& in, Problem const&, int, int E) {
+  run("NaN and infinity in values", [](In& in, Problem const&, int, int E) {
+    at(in.v, 97, 1, E, 5) = NAN;
+    at(in.v, 60, 1, E, 5) = INFINITY;
+  });
+  run("NaN and infinities in dO", [](In& in, Problem const&, int, int E) {
     at(in.dout, 60, 1, E, 5) = INFINITY;
+    at(in.dout, 80, 1, E, 5) = NAN;
     at(in.dout, 99, 1, E, 6) = -INFINITY;
     at(in.dout, 12, 1, E, 6) = -INFINITY;
   });
