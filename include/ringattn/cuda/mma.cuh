@@ -36,6 +36,12 @@ template <class Format> struct Mma16 : Format {
     float const(&x)[4] = c[2 * k], (&y)[4] = c[2 * k + 1];
     return {{Format::pack(x[0], x[1]), Format::pack(x[2], x[3]), Format::pack(y[0], y[1]), Format::pack(y[2], y[3])}};
   }
+  /// Two sums of a row that will be factors only: rounded, both in the register of the first.
+  __device__ static void pack(float& x, float y) { x = __uint_as_float(Format::pack(x, y)); }
+  template <int n> __device__ static A of_packed(float const (&c)[n][4], int k) {
+    float const(&x)[4] = c[2 * k], (&y)[4] = c[2 * k + 1];
+    return {{__float_as_uint(x[0]), __float_as_uint(x[2]), __float_as_uint(y[0]), __float_as_uint(y[2])}};
+  }
   __device__ static void multiply(float (&c)[4], A const& a, B const& b) { Format::mma(c, a.r, b.r); }
 
   /// Is one of the two elements infinite or NaN?
@@ -76,6 +82,7 @@ struct Mma32 {
   static constexpr int depth = 8;
   static constexpr Word exponent = 0x7f800000;
 
+  __device__ static void pack(float&, float) {}
   __device__ static bool special(Word x) { return (x & exponent) == exponent; }
   __device__ static Word finite(Word x) { return special(x) ? 0 : x; }
   __device__ static Word negative(Word x) { return x ^ 0x80000000u; }
@@ -103,6 +110,7 @@ template <> struct Mma<Tf32> : detail::Mma32 {
     float const(&x)[4] = c[k];
     return {{ptx::to_tf32(x[0]), ptx::to_tf32(x[2]), ptx::to_tf32(x[1]), ptx::to_tf32(x[3])}};
   }
+  template <int n> __device__ static A of_packed(float const (&c)[n][4], int k) { return of_sums(c, k); }
   __device__ static void multiply(float (&c)[4], A const& a, B const& b) { ptx::mma_tf32(c, a.r, b.r); }
 
  private:
@@ -141,6 +149,7 @@ template <> struct Mma<Fp32> : detail::Mma32 {
     for (int i = 0; i < 4; ++i) divide(c[k][(i & 1) * 2 + (i >> 1)], x.high[i], x.low[i]);
     return x;
   }
+  template <int n> __device__ static A of_packed(float const (&c)[n][4], int k) { return of_sums(c, k); }
   __device__ static void multiply(float (&c)[4], float (&low)[4], A const& a, B const& b) {
     ptx::mma_tf32(low, a.low, b.high);
     ptx::mma_tf32(low, a.high, b.low);

@@ -76,9 +76,9 @@ __device__ inline void mask_scores(float (&s)[m][n][4], float (&least)[2 * m], M
 /// of a quad are added when the row is finished, so that the order of additions does not depend on the steps.
 template <int m> struct RowState { float max[2 * m], sum[2 * m]; };
 
-/// Continues the rows with a tile of scores, which become weights: s = 2^(s unit - max). o is brought to the new
-/// maximum. `least`: `lowest` for rows that see a key of the tile, or -inf.
-template <int m, int n, int d>
+/// Continues the rows with a tile of scores, which become weights, packed: s = 2^(s unit - max). o is brought to the
+/// new maximum. `least`: `lowest` for rows that see a key of the tile, or -inf.
+template <class Mma, int m, int n, int d>
 __device__ inline void weigh(float (&s)[m][n][4], float unit, float const (&least)[2 * m], RowState<m>& state,
                              float (&o)[m][d][4]) {
   float factor[2 * m];
@@ -106,10 +106,13 @@ __device__ inline void weigh(float (&s)[m][n][4], float unit, float const (&leas
     float const shift = state.max[i] == softmax::minus_infinity<float> ? 0 : state.max[i];
     float sum = 0;
 #pragma unroll
-    for (int j = 0; j < 2 * n; ++j) {
-      float& x = s[i / 2][j / 2][i % 2 * 2 + j % 2];
+    for (int j = 0; j < n; ++j) {
+      float &x = s[i / 2][j][i % 2 * 2], &y = s[i / 2][j][i % 2 * 2 + 1];
       x = ptx::exp2(__fmaf_rn(x, unit, -shift));
+      y = ptx::exp2(__fmaf_rn(y, unit, -shift));
       sum += x;
+      sum += y;
+      Mma::pack(x, y);
     }
     state.sum[i] += sum;
   }

@@ -295,11 +295,14 @@ template <class Tile> class ColumnsAsB {
 };
 
 /// Accumulators of another product, m in 16 rows, k in Mma::depth columns.
-template <class Mma_, int m, int n> class SumsAsA {
+/// `packed`: after Mma::pack.
+template <class Mma_, int m, int n, bool packed = false> class SumsAsA {
  public:
   using Mma = Mma_;
   __device__ explicit SumsAsA(float const (&c)[m][n][4]) : c_(c) {}
-  __device__ typename Mma::A fragment(int i, int k) const { return Mma::of_sums(c_[i], k); }
+  __device__ typename Mma::A fragment(int i, int k) const {
+    return packed ? Mma::of_packed(c_[i], k) : Mma::of_sums(c_[i], k);
+  }
 
  private:
   float const (&c_)[m][n][4];
@@ -308,15 +311,19 @@ template <class Mma_, int m, int n> class SumsAsA {
 template <class Mma, int m, int n> __device__ inline SumsAsA<Mma, m, n> sums_as_a(float const (&c)[m][n][4]) {
   return SumsAsA<Mma, m, n>(c);
 }
+template <class Mma, int m, int n> __device__ inline SumsAsA<Mma, m, n, true> packed_as_a(float const (&c)[m][n][4]) {
+  return SumsAsA<Mma, m, n, true>(c);
+}
 
 // ---------------------------------------------------------------- products
 
-/// c += A B over `depth`; c is this warp's: m tiles of 16 rows, n (even) of 8 columns, laid out as in ptx.cuh.
-template <int depth, int m, int n, class A, class B>
+/// c += A B over `depth`, `unroll` steps at a time (all of them where a factor lies in registers: those have no index
+/// at run time); c is this warp's: m tiles of 16 rows, n (even) of 8 columns, laid out as in ptx.cuh.
+template <int depth, int unroll = depth, int m, int n, class A, class B>
 __device__ inline void multiply(float (&c)[m][n][4], A const& a, B const& b) {
   using M = typename A::Mma;
   static_assert(n % 2 == 0 && depth % M::depth == 0, "ringattn: columns in steps of 16, depth in steps of an mma");
-#pragma unroll
+#pragma unroll unroll
   for (int k = 0; k < depth / M::depth; ++k) {
     typename M::A x[m];
 #pragma unroll
@@ -334,14 +341,15 @@ __device__ inline void multiply(float (&c)[m][n][4], A const& a, B const& b) {
   }
 }
 
-/// c = A B, where infinite factors give what the exact product gives.
+/// c = A B, both from memory, where infinite factors give what the exact product gives.
 template <int depth, int m, int n, class A, class B>
 __device__ inline void multiply_scores(float (&c)[m][n][4], A const& a, B const& b) {
   using M = typename A::Mma;
 #pragma unroll
   for (int i = 0; i < m * n * 4; ++i) c[i / (4 * n)][i / 4 % n][i % 4] = 0;
   if constexpr (!M::split) {
-    multiply<depth>(c, a, b);
+    // All steps at a time, and the compiler fetches further ahead than there are registers.
+    multiply<depth, m * n >= 16 ? 2 : 4>(c, a, b);
   } else {
     float low[m][n][4] = {};
 #pragma unroll

@@ -40,10 +40,12 @@ struct Forward {
   constexpr int fragments() const { return tile.q / (16 * tile.warps); }
   /// fp32 may be split in two tf32 (3xTF32): two sums per score, two fragments per operand.
   constexpr int parts() const { return element_bytes == 4 ? 2 : 1; }
-  /// Per thread: outputs and scores as 16 x 8 accumulators of 4 registers, a fragment of A, two of B.
+  /// Per thread: outputs and scores as 16 x 8 accumulators of 4 registers, a fragment of A, two of B. Masks and
+  /// exponentials under way take more where there are more scores.
   constexpr int registers() const {
     int const outputs = fragments() * value_dim / 2, scores = parts() * fragments() * tile.kv / 2;
-    return outputs + scores + parts() * (4 * fragments() + 4) + registers_aside + (parts() - 1) * registers_to_split;
+    return outputs + scores * 9 / 8 + parts() * (4 * fragments() + 4) + registers_aside +
+           (parts() - 1) * registers_to_split;
   }
   /// Per block: queries, and `stages` tiles each of keys and values.
   constexpr int shared_bytes() const {

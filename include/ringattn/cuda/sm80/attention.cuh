@@ -183,14 +183,14 @@ __launch_bounds__(Sizes<K, arch>::threads) void attend(__grid_constant__ Forward
     bool const careful = (S::Mma::split || here.partial) && v.special();
     bool const special = __syncthreads_or(careful);  // values are here, and nobody reads these keys any more
     fetch_keys(turn + stages);
-    weigh(s, unit, least, state, o);
+    weigh<typename S::Mma>(s, unit, least, state, o);
     if (special) {
       add_specials(o, v, p.mask, block.q, warp() * S::warp_rows, here.rows);
       __syncthreads();
       v.transform([](Word x) { return S::Mma::finite(x); });
       __syncthreads();
     }
-    multiply<S::tile.kv>(o, sums_as_a<typename S::Mma>(s), ColumnsAsB(v));  // [q, value]
+    multiply<S::tile.kv>(o, packed_as_a<typename S::Mma>(s), ColumnsAsB(v));  // [q, value]
   }
 
 #pragma unroll
