@@ -129,13 +129,11 @@ def roofline(source, target):
         x, y = place(intensity(r), r["gflops"]["median"])
         svg.dot(x, y, 4, COLOUR[r["precision"]], r["pass"] == "backward",
                 f'{r["name"]}: {r["gflops"]["median"]:.1f} GFLOP/s, {r["percent"]["median"]:.1f} % of peak')
-    for i, precision in enumerate(sorted(peaks)):
-        svg.dot(right + 16, 330 + 22 * i, 4, COLOUR[precision], False, "")
-        svg.text(right + 28, 334 + 22 * i, precision)
-    svg.dot(right + 16, 430, 4, INK, False, "")
-    svg.text(right + 28, 434, "forward")
-    svg.dot(right + 16, 452, 4, INK, True, "")
-    svg.text(right + 28, 456, "backward")
+    # Below the axis: beside the chart stand the peaks, wherever they are.
+    keys = [(p, COLOUR[p], False) for p in sorted(peaks)] + [("forward", INK, False), ("backward", INK, True)]
+    for i, (name, colour, hollow) in enumerate(keys):
+        svg.dot(right + 16, 474 + 14 * i, 4, colour, hollow, "")
+        svg.text(right + 28, 478 + 14 * i, name, 11)
     svg.text(left, 544, machine_line(rows[0]), 11, "start", PALE)
     svg.write(target)
 
