@@ -112,35 +112,35 @@ template <int width, class T, class E>
   return special != 0;
 }
 
+/// `block` operands of a row from operand t0 on, times factor; zeros beyond its width. A function of its own, since
+/// NVIDIA's front end does not survive it as a lambda.
+template <int width, int block, class T, class A, class E, class Stride>
+RINGATTN_INLINE void read_line(E const* from, int t0, Stride dim, A factor, T* line) {
+  using N = Number<T>;
+  constexpr int step = terms_of<T>;
+  bool const whole = (t0 + block) * step <= width;
+  for (int t = 0; t < block; ++t)
+    line[t] = operand<T>([&](int i) {
+      int const d = (t0 + t) * step + i;
+      if (!whole && d >= width) return N(0.f);
+      E const x = from[d * dim];
+      return factor == A(1) ? convert<N>(x) : convert<N>(convert<A>(x) * factor);
+    });
+}
+
 /// Rows as lanes: dst[term][lane] = factor x, zeros in lanes from n up to `lanes`. Square blocks are transposed in
 /// registers: rows may lie a power of two apart, and reading column by column they would fight for cache sets.
 template <int width, int lanes, class T, class A, class E>
 [[gnu::noinline]] void pack_lanes(Slab<E const> src, std::int64_t n, A factor, T* RINGATTN_RESTRICT dst) {
-  using N = Number<T>;
-  constexpr int step = terms_of<T>, terms = int(ceil_div(width, step)), block = vector_lanes<A>;
-  auto const scaled = [&](E x) { return factor == A(1) ? convert<N>(x) : convert<N>(convert<A>(x) * factor); };
-  auto const read = [&](E const* from, int t0, auto dim, T(&line)[block]) {
-    if ((t0 + block) * step <= width)
-      for (int t = 0; t < block; ++t)
-        line[t] = operand<T>([&](int i) { return scaled(from[((t0 + t) * step + i) * dim]); });
-    else
-      for (int t = 0; t < block; ++t)
-        line[t] = operand<T>([&](int i) {
-          int const d = (t0 + t) * step + i;
-          return d < width ? scaled(from[d * dim]) : N(0.f);
-        });
-  };
+  constexpr int terms = int(ceil_div(width, terms_of<T>)), block = vector_lanes<A>;
   for (int t0 = 0; t0 < terms; t0 += block)
     for (std::int64_t r0 = 0; r0 < lanes; r0 += block) {
       Vec<A> x[block];
       for (int i = 0; i < block; ++i) {
         alignas(64) T line[block]{};
-        if (r0 + i < n) {
-          if (src.dim == 1)
-            read(src.at(r0 + i), t0, std::integral_constant<int, 1>{}, line);
-          else
-            read(src.at(r0 + i), t0, src.dim, line);
-        }
+        if (r0 + i < n && src.dim == 1)
+          read_line<width, block>(src.at(r0 + i), t0, std::integral_constant<int, 1>{}, factor, line);
+        if (r0 + i < n && src.dim != 1) read_line<width, block>(src.at(r0 + i), t0, src.dim, factor, line);
         x[i] = load_bits<A>(line);
       }
       simd::transpose(x);
