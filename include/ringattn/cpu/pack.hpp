@@ -58,19 +58,13 @@ template <class T, class F> RINGATTN_INLINE T operand(F x) {
     return T::of(x(0), x(1));
 }
 
-/// A vector's worth of operands, whatever they are, and back.
+/// A vector's worth of whatever lies there, and back.
 template <class A, class T> RINGATTN_INLINE Vec<A> load_bits(T const* p) {
-  static_assert(sizeof(T) == sizeof(A));
-  A x[vector_lanes<A>];
-  __builtin_memcpy(x, p, sizeof x);
-  return Vec<A>::load(x);
+  Vec<A> x;
+  __builtin_memcpy(&x, p, sizeof x);
+  return x;
 }
-template <class A, class T> RINGATTN_INLINE void store_bits(Vec<A> x, T* p) {
-  static_assert(sizeof(T) == sizeof(A));
-  A y[vector_lanes<A>];
-  x.store(y);
-  __builtin_memcpy(p, y, sizeof y);
-}
+template <class A, class T> RINGATTN_INLINE void store_bits(Vec<A> x, T* p) { __builtin_memcpy(p, &x, sizeof x); }
 
 /// A type that `is_special` knows.
 template <class E> using Plain = std::conditional_t<std::is_same_v<E, Float16>, float, E>;
@@ -118,14 +112,18 @@ template <int width, int block, class T, class A, class E, class Stride>
 RINGATTN_INLINE void read_line(E const* from, int t0, Stride dim, A factor, T* line) {
   using N = Number<T>;
   constexpr int step = terms_of<T>;
-  bool const whole = (t0 + block) * step <= width;
-  for (int t = 0; t < block; ++t)
-    line[t] = operand<T>([&](int i) {
-      int const d = (t0 + t) * step + i;
-      if (!whole && d >= width) return N(0.f);
-      E const x = from[d * dim];
-      return factor == A(1) ? convert<N>(x) : convert<N>(convert<A>(x) * factor);
-    });
+  auto const scaled = [&](int d) {
+    E const x = from[d * dim];
+    return factor == A(1) ? convert<N>(x) : convert<N>(convert<A>(x) * factor);
+  };
+  if ((t0 + block) * step <= width)
+    for (int t = 0; t < block; ++t) line[t] = operand<T>([&](int i) { return scaled((t0 + t) * step + i); });
+  else
+    for (int t = 0; t < block; ++t)
+      line[t] = operand<T>([&](int i) {
+        int const d = (t0 + t) * step + i;
+        return d < width ? scaled(d) : N(0.f);
+      });
 }
 
 /// Rows as lanes: dst[term][lane] = factor x, zeros in lanes from n up to `lanes`. Square blocks are transposed in
@@ -136,7 +134,17 @@ template <int width, int lanes, class T, class A, class E>
   for (int t0 = 0; t0 < terms; t0 += block)
     for (std::int64_t r0 = 0; r0 < lanes; r0 += block) {
       Vec<A> x[block];
+      // Rows that already are operands side by side are loaded as they lie.
+      constexpr bool same = sizeof(E) * terms_of<T> == sizeof(T) && sizeof(T) == sizeof(A);
+      bool const direct =
+          same && src.dim == 1 && (t0 + block) * terms_of<T> <= width && (terms_of<T> == 1 || factor == 1);
       for (int i = 0; i < block; ++i) {
+        if (direct) {
+          x[i] = Vec<A>::zero();
+          if (r0 + i < n) x[i] = load_bits<A>(src.at(r0 + i) + t0 * terms_of<T>);
+          if (terms_of<T> == 1) x[i] = x[i] * Vec<A>::broadcast(factor);
+          continue;
+        }
         alignas(64) T line[block]{};
         if (r0 + i < n && src.dim == 1)
           read_line<width, block>(src.at(r0 + i), t0, std::integral_constant<int, 1>{}, factor, line);
