@@ -20,16 +20,12 @@ constexpr std::int64_t ceil_div(std::int64_t n, std::int64_t unit) { return (n +
 
 /// What products multiply: numbers of the accumulator type, or pairs of bfloat16 that one instruction multiplies and
 /// adds. A sum over n numbers has n / terms_of<T> steps.
-template <class Element, class A> struct OperandOf { using type = A; };
-#if defined(__AVX512BF16__) && !defined(__CUDACC__)
-template <> struct OperandOf<BFloat16, float> { using type = simd::BFloat16Pair; };
-using simd::Pairs;
-#else
-struct Pairs {};
-#endif
+template <class Element, class A>
+using OperandOf = std::conditional_t<simd::has_pairs && std::is_same_v<Element, BFloat16> && std::is_same_v<A, float>,
+                                     simd::BFloat16Pair, A>;
 template <class T> inline constexpr int terms_of = std::is_same_v<T, simd::BFloat16Pair> ? 2 : 1;
 template <class T>
-using Factor = std::conditional_t<terms_of<T> == 2, Pairs, Vec<std::conditional_t<terms_of<T> == 2, float, T>>>;
+using Factor = std::conditional_t<terms_of<T> == 2, simd::Pairs, Vec<std::conditional_t<terms_of<T> == 2, float, T>>>;
 
 /// What a tile product does with the tile that it is for.
 enum class Into { replace, add, rescale_add };

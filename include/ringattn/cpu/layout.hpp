@@ -26,7 +26,7 @@ constexpr int tile_vectors(int q, int vector) {
 /// Compile-time sizes of a kernel.
 template <class K> struct Sizes {
   using A = typename K::Accumulator;
-  using T = typename OperandOf<typename K::Element, A>::type;
+  using T = OperandOf<typename K::Element, A>;
   static constexpr Tile tile = K::tile(0);
   static_assert(tile.q > 0 && tile.kv > 0, "ringattn: Policy::Tiles must give positive block sizes");
 

@@ -126,6 +126,7 @@ RINGATTN_INLINE Pairs pair_neighbours(F32 first, F32 second) {
 }
 #else
 inline constexpr bool has_pairs = false;
+struct Pairs;
 #endif
 
 inline constexpr int set = has_pairs ? 3 : 2;  ///< a number for each set of layouts

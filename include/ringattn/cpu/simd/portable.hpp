@@ -14,6 +14,7 @@ namespace ringattn::inline RINGATTN_ABI::simd::inline portable {
 inline constexpr char const* name = "portable";
 inline constexpr int vector_bytes = 16, tile_rows = 4, tile_vectors = 2;
 inline constexpr bool has_pairs = false;
+struct Pairs;
 
 template <class T> struct Vec {
   using Scalar = T;

@@ -41,7 +41,8 @@ template <class K, int arch> struct Sizes {
   };
   static constexpr int tiles = Queries::bytes + stages * (Keys::bytes + Values::bytes);
   static constexpr int shared = tiles + int(sizeof(Block));
-  static_assert(sizeof(Block) <= budget::shared_bytes_aside);
+  static_assert(sizeof(Block) <= budget::shared_bytes_aside,
+                "ringattn: raise budget::shared_bytes_aside to sizeof(Block)");
 };
 
 /// The workspace: per panel (one query tile of one head) outputs as 16 x 8 accumulators, one float4 per lane, and per

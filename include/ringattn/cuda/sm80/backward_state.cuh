@@ -49,7 +49,8 @@ template <class K, int arch> struct BackwardSizes {
   static constexpr int values_at = Keys::bytes, ds_at = values_at + Values::bytes, p_at = ds_at + Scores::bytes;
   static constexpr int stages_at = p_at + (columns > 1 ? Scores::bytes : 0);
   static constexpr int block_at = stages_at + stages * stage_bytes, shared = block_at + budget::shared_bytes_aside;
-  static_assert(sizeof(Block) <= budget::shared_bytes_aside);
+  static_assert(sizeof(Block) <= budget::shared_bytes_aside,
+                "ringattn: raise budget::shared_bytes_aside to sizeof(Block)");
   static_assert(shared == needs.shared_bytes(), "ringattn: the budget is what the kernel takes");
 };
 
