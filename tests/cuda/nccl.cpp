@@ -10,6 +10,7 @@
 // The look-alike's; the real library has none.
 extern "C" __attribute__((weak)) void ringattn_nccl_inject(int rank, int in_groups, ncclResult_t result);
 extern "C" __attribute__((weak)) void ringattn_nccl_forget_failures();
+extern "C" __attribute__((weak)) int ringattn_nccl_left();
 
 using namespace ringattn;
 using namespace ringattn::test;
@@ -21,8 +22,16 @@ namespace {
 
 using Device = OnDevice<Nccl<InProcess>>;
 
+/// Checks at its end that no communicator is left that was neither destroyed nor aborted.
+struct NoneLeft {
+  ~NoneLeft() {
+    if (ringattn_nccl_left) CHECK(ringattn_nccl_left() == 0);
+  }
+};
+
 /// Runs f on n ranks with a device each.
 template <class F> void run_nccl(int n, F f, RunOptions options = {}) {
+  NoneLeft const at_the_end;
   run_ranks(
       n,
       [&](InProcess& host) {
@@ -81,6 +90,7 @@ TEST_CASE("nccl: blocks rotate") {
 
 TEST_CASE("nccl: a communicator of the user's is duplicated and survives an abort") {
   if (!enough_devices(2)) return;
+  NoneLeft const at_the_end;
   ncclUniqueId id;
   REQUIRE(ncclGetUniqueId(&id) == ncclSuccess);
   run_ranks(2, [&](InProcess& host) {
@@ -113,6 +123,7 @@ TEST_CASE("nccl: a communicator of the user's is duplicated and survives an abor
 
 TEST_CASE("nccl: ranks must be the host ring's") {
   if (!enough_devices(2)) return;
+  NoneLeft const at_the_end;
   run_ranks(2, [&](InProcess& host) {
     static ncclUniqueId id;
     if (host.rank() == 0) (void)ncclGetUniqueId(&id);
@@ -149,6 +160,7 @@ TEST_CASE("nccl: an error that NCCL reports ends the ring for all") {
 }
 
 TEST_CASE("nccl: a rank that does not come to the making is a timeout") {
+  NoneLeft const at_the_end;
   try {
     run_ranks(2,
               [](InProcess& host) {

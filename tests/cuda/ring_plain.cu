@@ -168,6 +168,40 @@ TEST_CASE("cuda ring: a rank that stops ends the others") {
 }
 
 #ifdef RINGATTN_TEST_NCCL
+TEST_CASE("cuda ring: over Nccl every rank captures its calls in a graph of its own") {
+  using P = Over<Plain16, Nccl<InProcess>>;
+  auto const setup =
+      setup_over<P>(make_setup<Plain16>(options_of(RingMask::causal, AnyShard::zigzag, 20), InputClass::normal, 9));
+  std::function<void(Cuda<PlainArch>&, Nccl<InProcess>&)> const rank = [&](Cuda<PlainArch>& backend,
+                                                                           Nccl<InProcess>& comm) {
+    cuda::DeviceGuard const guard(backend.device());
+    RingAttention<P> ring(backend, comm, setup.options);
+    DeviceTensors<P> t(backend, setup, ring);
+    t.call(ring);  // connections, streams and events are made here
+    auto const eager = t.get();
+    t.spoil(backend);
+    backend.synchronize();
+    cudaGraph_t captured = nullptr;
+    cudaGraphExec_t graph = nullptr;
+    cuda::check(cudaStreamBeginCapture(backend.stream(), cudaStreamCaptureModeRelaxed), "begin");
+    t.call(ring);
+    cuda::check(cudaStreamEndCapture(backend.stream(), &captured), "end");
+    cuda::check(cudaGraphInstantiate(&graph, captured, 0), "instantiate");
+    cuda::check(cudaGraphDestroy(captured), "destroy");
+    for (int i = 0; i < 2; ++i) cuda::check(cudaGraphLaunch(graph, backend.stream()), "launch");
+    ring.synchronize();
+    if (!same_bits(eager, t.get())) throw std::runtime_error("the graph gives other bits than the calls");
+    t.call(ring);  // and calls go on outside of it
+    if (!same_bits(eager, t.get())) throw std::runtime_error("calls after the graph give other bits");
+    (void)cudaGraphExecDestroy(graph);
+  };
+  for (int ranks : {1, 2, 3}) {
+    if (device_count() < ranks) return;
+    CAPTURE(ranks);
+    CHECK_NOTHROW(run_devices<P>(ranks, true, rank, {.deadline = 100s}));
+  }
+}
+
 TEST_CASE("cuda ring: a peer that does not come is a timeout where the stream is waited for") {
   using P = Over<Plain16, Nccl<InProcess>>;
   if (device_count() < 2) return;

@@ -102,6 +102,7 @@ void Runtime::enqueue(Stream* stream, std::shared_ptr<Work> work) {
     auto const null = null_streams_.find(stream->device);
     if (null != null_streams_.end() && null->second->last) work->after.push_back(null->second->last);
   }
+  if (work->queued) work->queued(*work);
   work->host_seen = host_seen_;
   stream->queue.push_back(work);
   stream->last = std::move(work);
@@ -237,6 +238,7 @@ void Runtime::launch(Capture const& graph, std::vector<Stream*> const& lanes, St
     copy->run = work->run;
     copy->start = work->start;
     copy->unlocked = work->unlocked;
+    copy->queued = work->queued;
     if (!used[lane]) copy->after.push_back(begin);
     used[lane] = true;
     for (auto const& before : work->after) {

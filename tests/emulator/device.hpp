@@ -25,6 +25,7 @@ struct Work {
   std::string name;
   std::function<void()> run;
   std::function<std::unique_ptr<Grid>()> start;  // kernels
+  std::function<void(Work&)> queued;             // called when it is queued, in a graph at every launch
   bool unlocked = false;                         // host functions run without the runtime's lock
   std::vector<std::shared_ptr<Work>> after;      // besides its stream's order
   std::vector<uint32_t> host_seen;               // what the host knew to be done when it queued this

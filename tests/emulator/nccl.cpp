@@ -44,6 +44,8 @@ struct Failure {
 };
 std::vector<Failure> failures;
 
+std::atomic<int> left = 0;  // communicators that nobody has ended
+
 }  // namespace
 
 struct ncclComm {
@@ -62,6 +64,9 @@ struct ncclComm {
   std::vector<Operation> held;
   std::map<std::pair<bool, int>, uint64_t> numbers;  // of messages so far, by direction and peer
   std::vector<std::pair<std::shared_ptr<Meeting>, bool>> mine;
+
+  ncclComm() { ++left; }
+  ~ncclComm() { --left; }
 };
 
 namespace {
@@ -169,6 +174,8 @@ void ringattn_nccl_forget_failures() {
   std::lock_guard lock(mutex);
   failures.clear();
 }
+/// Communicators that were neither destroyed nor aborted so far.
+int ringattn_nccl_left() { return left; }
 
 ncclResult_t ncclGetVersion(int* version) { return *version = NCCL_VERSION_CODE, ncclSuccess; }
 char const* ncclGetErrorString(ncclResult_t result) {

@@ -8,17 +8,27 @@ using namespace emulator;
 
 namespace {
 
+/// What one side waits for and the other makes true; in no queue.
+std::shared_ptr<Work> fact() {
+  auto work = std::make_shared<Work>();
+  work->outside = true;
+  return work;
+}
+
+/// The message is exchanged once, or, captured in graphs, once per launch.
 struct Message {
-  std::shared_ptr<Work> offered, taken;  // in no queue: what the receiver and the sender wait for
+  struct Round {
+    std::shared_ptr<Work> offered = fact(), taken = fact();
+  };
+  std::deque<Round> rounds;
+  size_t sends = 0, receives = 0, waits = 0;  // rounds that each part of the work has reached
   uint64_t from = 0;
   size_t bytes = 0;
   bool given_up = false;
 
-  Message() : offered(fact()), taken(fact()) {}
-  static std::shared_ptr<Work> fact() {
-    auto work = std::make_shared<Work>();
-    work->outside = true;
-    return work;
+  Round round(size_t& reached) {
+    if (reached == rounds.size()) rounds.emplace_back();
+    return rounds[reached++];
   }
 };
 
@@ -42,12 +52,11 @@ void ringattn_emulator_forget(RingattnEmulatorMessage* message) { delete message
 cudaError_t ringattn_emulator_send(RingattnEmulatorMessage* handle, cudaStream_t stream, void const* from,
                                    size_t bytes) {
   return api([&](Runtime& r) {
-    refuse_capture(stream_of(stream));
     auto const m = handle->message;
     m->from = reinterpret_cast<uint64_t>(from);
     m->bytes = bytes;
     auto const work = r.make("NCCL: send", nullptr);
-    work->run = [m, w = work.get()] { establish(*m->offered, *w); };
+    work->queued = [m](Work& w) { w.run = [offered = m->round(m->sends).offered, &w] { establish(*offered, w); }; };
     r.enqueue(stream_of(stream), work);
     return cudaSuccess;
   });
@@ -55,18 +64,20 @@ cudaError_t ringattn_emulator_send(RingattnEmulatorMessage* handle, cudaStream_t
 
 cudaError_t ringattn_emulator_receive(RingattnEmulatorMessage* handle, cudaStream_t stream, void* to, size_t bytes) {
   return api([&](Runtime& r) {
-    refuse_capture(stream_of(stream));
     auto const m = handle->message;
     auto const work = r.make("NCCL: receive", nullptr);
-    work->after.push_back(m->offered);
-    work->run = [m, to, bytes, w = work.get()] {
-      if (!m->given_up) {
-        if (m->bytes != bytes)
-          throw Fault("message", "a send of " + std::to_string(m->bytes) + " bytes meets a receive of " +
-                                     std::to_string(bytes) + ", which NCCL does not define");
-        Memory::get().copy(reinterpret_cast<uint64_t>(to), m->from, bytes);
-      }
-      establish(*m->taken, *w);
+    work->queued = [m, to, bytes](Work& w) {
+      auto const round = m->round(m->receives);
+      w.after.push_back(round.offered);
+      w.run = [m, to, bytes, taken = round.taken, &w] {
+        if (!m->given_up) {
+          if (m->bytes != bytes)
+            throw Fault("message", "a send of " + std::to_string(m->bytes) + " bytes meets a receive of " +
+                                       std::to_string(bytes) + ", which NCCL does not define");
+          Memory::get().copy(reinterpret_cast<uint64_t>(to), m->from, bytes);
+        }
+        establish(*taken, w);
+      };
     };
     r.enqueue(stream_of(stream), work);
     return cudaSuccess;
@@ -76,7 +87,7 @@ cudaError_t ringattn_emulator_receive(RingattnEmulatorMessage* handle, cudaStrea
 cudaError_t ringattn_emulator_sent(RingattnEmulatorMessage* handle, cudaStream_t stream) {
   return api([&](Runtime& r) {
     auto const work = r.make("NCCL: sent", nullptr);
-    work->after.push_back(handle->message->taken);
+    work->queued = [m = handle->message](Work& w) { w.after.push_back(m->round(m->waits).taken); };
     r.enqueue(stream_of(stream), work);
     return cudaSuccess;
   });
@@ -86,7 +97,7 @@ void ringattn_emulator_give_up(RingattnEmulatorMessage* handle, bool is_send) {
   (void)api([&](Runtime&) {
     Message& m = *handle->message;
     m.given_up = true;
-    (is_send ? m.taken : m.offered)->done = true;
+    for (auto const& round : m.rounds) (is_send ? round.taken : round.offered)->done = true;
     return cudaSuccess;
   });
 }
