@@ -15,9 +15,9 @@
 namespace ringattn::test {
 
 /// Device memory that starts as a vector.
-template <class T, class Arch> class Held<T, Cuda<Arch>> {
+template <class T, class... Choices> class Held<T, Cuda<Choices...>> {
  public:
-  Held(Cuda<Arch>& backend, std::vector<T> const& values)
+  Held(Cuda<Choices...>& backend, std::vector<T> const& values)
       : backend_(&backend), size_(values.size()), memory_(backend.allocate(size_ * sizeof(T))) {
     if (size_ > 0)
       cuda::check(cudaMemcpyAsync(data(), values.data(), size_ * sizeof(T), cudaMemcpyHostToDevice, backend.stream()),
@@ -35,9 +35,9 @@ template <class T, class Arch> class Held<T, Cuda<Arch>> {
   }
 
  private:
-  Cuda<Arch>* backend_;
+  Cuda<Choices...>* backend_;
   size_t size_;
-  typename Cuda<Arch>::Buffer memory_;
+  typename Cuda<Choices...>::Buffer memory_;
 };
 
 /// A mask chosen at run time, so that one compiled kernel tests all of them.

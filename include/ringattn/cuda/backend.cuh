@@ -13,8 +13,9 @@ struct sm80 {
   static constexpr int number = 80;
   template <class K> using Forward = cuda::sm80::Forward<K>;
   template <class K> using Backward = cuda::sm80::Backward<K>;
+  template <class K> using AtomicBackward = cuda::sm80::Backward<K, cuda::sm80::Adding::atomic>;
 };
 
-static_assert(DeviceBackend<Cuda<sm80>>);
+static_assert(DeviceBackend<Cuda<sm80>> && DeviceBackend<Cuda<sm80, AtomicGradients>>);
 
 }  // namespace ringattn

@@ -33,12 +33,52 @@ struct CudaOptions {
   CudaAllocator allocator{};
 };
 
+/// Gradients of the queries are summed in a fixed order: every call gives the same bits.
+struct OrderedGradients {
+  template <class Arch, class K> using Backward = typename Arch::template Backward<K>;
+};
+
+/// Blocks add to dQ by floating-point atomics, in whatever order they come: none waits for another, and **dQ is not
+/// bitwise reproducible**, neither from run to run nor between a ring and one device. out, lse, dK and dV still are.
+struct AtomicGradients {
+  template <class Arch, class K> using Backward = typename Arch::template AtomicBackward<K>;
+};
+
+namespace cuda::detail {
+
+template <class Gradients>
+inline constexpr bool is_gradients =
+    std::is_same_v<Gradients, OrderedGradients> || std::is_same_v<Gradients, AtomicGradients>;
+
+template <class Arch, class Gradients, class K>
+concept HasBackward = requires {
+  typename Gradients::template Backward<Arch, K>;
+};
+
+/// `Gradients`, once it is sure that the architecture has such kernels.
+template <class Arch, class Gradients, class K> consteval bool check_gradients() {
+  static_assert(HasBackward<Arch, Gradients, K>,
+                "ringattn: Cuda<Arch, AtomicGradients>: this Arch has no AtomicBackward<K>; take Cuda<Arch>, whose "
+                "gradients are summed in order");
+  return true;
+}
+
+}  // namespace cuda::detail
+
 /// Computes in device memory. Every call enqueues on the stream and returns; `synchronize` waits. An error of earlier
 /// work can be thrown by any call, as Error{device}. Kernels may be captured in a CUDA graph. One thread at a time may
 /// use an object; several objects, on several devices or on one, are independent. The calling thread's current device
-/// is left as it was. `Arch`: `number`, its compute capability times 10, and the templates Forward<K> and Backward<K>.
-template <class Arch = sm80> class Cuda {
+/// is left as it was. `Arch`: `number`, its compute capability times 10, and the templates Forward<K> and Backward<K>,
+/// perhaps also AtomicBackward<K>. `Gradients`: OrderedGradients or AtomicGradients.
+template <class Arch = sm80, class Gradients = OrderedGradients> class Cuda {
+  static_assert(cuda::detail::is_gradients<Gradients>,
+                "ringattn: Cuda<Arch, Gradients>: Gradients is OrderedGradients (the default: the same bits at every "
+                "run) or AtomicGradients (nobody waits; dQ is not reproducible)");
   struct Shared;
+  template <class K> struct Gradient {
+    static_assert(cuda::detail::check_gradients<Arch, Gradients, K>());
+    using Backward = typename Gradients::template Backward<Arch, K>;
+  };
 
  public:
   using Space = DeviceSpace;
@@ -120,7 +160,7 @@ template <class Arch = sm80> class Cuda {
   }
   /// Workspace of a backward pass.
   template <class K> static constexpr size_t attend_backward_bytes(AttendShape const& shape) {
-    return Arch::template Backward<K>::bytes(shape);
+    return Gradient<K>::Backward::bytes(shape);
   }
 
   template <class K> void begin(AttendStep<K, Space> const& step) {
@@ -139,17 +179,17 @@ template <class Arch = sm80> class Cuda {
 
   template <class K> void begin_backward(BackwardStep<K, Space> const& step) {
     cuda::DeviceGuard const guard(device());
-    Arch::template Backward<K>::begin(step, shared_->launch);
+    Gradient<K>::Backward::begin(step, shared_->launch);
   }
   template <class K> void step_backward(BackwardStep<K, Space> const& step) {
     if (count_rows(step.k_rows) == 0) return;
     cuda::DeviceGuard const guard(device());
-    Arch::template Backward<K>::step(step, shared_->launch);
+    Gradient<K>::Backward::step(step, shared_->launch);
   }
   template <class K>
   void finish_backward(BackwardStep<K, Space> const& step, View<typename K::Element, Space> const& dq) {
     cuda::DeviceGuard const guard(device());
-    Arch::template Backward<K>::finish(step, dq, shared_->launch);
+    Gradient<K>::Backward::finish(step, dq, shared_->launch);
   }
   /// sum = W(mine + arriving), or W(mine) if nothing arrives.
   template <class A, class W> void accumulate(A const* mine, W const* arriving, W* sum, int64_t n) {

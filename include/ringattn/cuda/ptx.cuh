@@ -86,6 +86,20 @@ __device__ inline Word load_acquire(Word const* p) {
 __device__ inline void store_release(Word* p, Word x) {
   asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(x) : "memory");
 }
+/// Between two looks at what another block will write: leaves the scheduler to other warps for some tens of
+/// nanoseconds.
+__device__ inline void pause() { __nanosleep(32); }
+/// *p += x, each number for itself at a moment of its own; nothing is read back.
+__device__ inline void add(float4* p, float const (&x)[4]) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("red.relaxed.gpu.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(p), "f"(x[0]), "f"(x[1]), "f"(x[2]),
+               "f"(x[3])
+               : "memory");
+#else
+  for (int i = 0; i < 4; ++i)
+    asm volatile("red.relaxed.gpu.global.add.f32 [%0], %1;" ::"l"(&p->x + i), "f"(x[i]) : "memory");
+#endif
+}
 
 // ---------------------------------------------------------------- c += a b, fp32 accumulators
 

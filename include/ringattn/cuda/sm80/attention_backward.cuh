@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Backward attention for sm_80 and up, one kernel per step: dK and dV stay in registers, dQ is added to in turn.
+// Backward attention for sm_80 and up, one kernel per step: dK and dV stay in registers, dQ is added to in memory.
 //
 // A block has one tile of keys and values of one head and walks the tiles of queries, of all heads of its group, that
 // see it (Dao 2023, algorithm 2): P and dS are computed once and used for all three gradients. Sums of dQ lie in the
 // workspace in fp32, as the registers hold them. Tiles of keys add to them in local order: each waits until the one
 // before it is through with these queries. That makes the result the same at every run, and for every division of the
-// keys into steps. Nobody waits for a block that has not started, since blocks take their tiles by tickets.
+// keys into steps. Nobody waits for a block that has not started, since blocks take their tiles by tickets. With
+// Adding::atomic, which has to be asked for, nobody waits at all, and the last bits of dQ are chance.
 #pragma once
 
 #include <algorithm>
@@ -26,7 +27,7 @@ __device__ inline void store_2(RowsOf<float> const& tensor, float* row, int colu
   }
 }
 
-template <class K, int arch>
+template <class K, int arch, Adding adding = Adding::in_turn>
 RINGATTN_HIDDEN __global__ __launch_bounds__(BackwardSizes<K, arch>::threads,
                                              1) void attend_backward(__grid_constant__ BackwardParameters<K> const p) {
   using S = BackwardSizes<K, arch>;
@@ -46,7 +47,8 @@ RINGATTN_HIDDEN __global__ __launch_bounds__(BackwardSizes<K, arch>::threads,
 
   // Tiles of keys in order, the heads side by side: under a causal mask the longest first.
   if (threadIdx.x == 0) {
-    int64_t const ticket = atomicAdd(p.ticket, 1u), heads = p.batch * p.kv_heads;
+    int64_t const ticket = adding == Adding::in_turn ? atomicAdd(p.ticket, 1u) : blockIdx.x;
+    int64_t const heads = p.batch * p.kv_heads;
     block.q_runs = &p.q_runs;
     block.k_runs = &p.k_runs;
     block.tile = ticket / heads;
@@ -158,10 +160,9 @@ RINGATTN_HIDDEN __global__ __launch_bounds__(BackwardSizes<K, arch>::threads,
       else
         multiply<kv>(dq, ColumnsAsA(ds_tile, 16 * image()),
                      every_columns_as_b<S::dq_columns>(keys, dq_column(), part * S::dq));
-      if (part == 0) {
+      if (adding == Adding::in_turn && part == 0) {
         if (ptx::lane() == 0)
-          while (ptx::load_acquire(whose_turn) != Word(here.before + 1)) {
-          }
+          while (ptx::load_acquire(whose_turn) != Word(here.before + 1)) ptx::pause();
         __syncwarp();
       }
       float4* const to =
@@ -172,13 +173,19 @@ RINGATTN_HIDDEN __global__ __launch_bounds__(BackwardSizes<K, arch>::threads,
         for (int j = 0; j < S::dq; ++j) {
           int const column = every_column<S::dq_columns>(part * S::dq + j, dq_column());
           float4* const at = to + (i * (K::head_dim / 8) + column) * 32;
-          float4 x = __ldcg(at);
-          x.x += dq[i][j][0], x.y += dq[i][j][1], x.z += dq[i][j][2], x.w += dq[i][j][3];
-          __stcg(at, x);
+          if constexpr (adding == Adding::atomic) {
+            ptx::add(at, dq[i][j]);
+          } else {
+            float4 x = __ldcg(at);
+            x.x += dq[i][j][0], x.y += dq[i][j][1], x.z += dq[i][j][2], x.w += dq[i][j][3];
+            __stcg(at, x);
+          }
         }
     }
-    __syncwarp();
-    if (ptx::lane() == 0) ptx::store_release(whose_turn, Word(block.tile + 1));
+    if (adding == Adding::in_turn) {
+      __syncwarp();
+      if (ptx::lane() == 0) ptx::store_release(whose_turn, Word(block.tile + 1));
+    }
   }
 
   auto const write = [&](RowsOf<float> const& to, auto const& sum, float factor) {
@@ -199,7 +206,7 @@ RINGATTN_HIDDEN __global__ __launch_bounds__(BackwardSizes<K, arch>::threads,
 }
 
 /// How a step's work is laid out, and how kernels are launched.
-template <class K> struct Backward {
+template <class K, Adding adding = Adding::in_turn> struct Backward {
   using Step = BackwardStep<K, DeviceSpace>;
   static_assert(
       requires { sizeof(Mma<typename K::Precision>); },
@@ -239,12 +246,13 @@ template <class K> struct Backward {
       int64_t const work = k_runs.tiles() * k.batch * k.heads;
       if (work == 0) return;
       k_runs.write(step.k_rows, where);
-      check(cudaMemsetAsync(plan.work.turn, 0, plan.layout.k_runs - plan.layout.turn, where.stream), "gradients");
+      if (adding == Adding::in_turn)
+        check(cudaMemsetAsync(plan.work.turn, 0, plan.layout.k_runs - plan.layout.turn, where.stream), "gradients");
       BackwardParameters<K> const p{RowsOf(step.q),  RowsOf(step.k),  RowsOf(step.v), RowsOf(step.dout),
                                     RowsOf(step.dk), RowsOf(step.dv), plan.q_runs,    k_runs,
                                     plan.work,       plan.ticket(),   step.mask,      step.score,
                                     step.scale,      q.heads,         k.heads,        k.batch};
-      launch("gradients", attend_backward<K, arch>, blocks(work), S::threads, S::shared, where, p);
+      launch("gradients", attend_backward<K, arch, adding>, blocks(work), S::threads, S::shared, where, p);
     });
   }
 

@@ -9,6 +9,9 @@
 
 namespace ringattn::inline RINGATTN_ABI::cuda::sm80 {
 
+/// How blocks add to dQ: each tile of keys after the one before it, or whoever comes first by `red.add`.
+enum class Adding { in_turn, atomic };
+
 /// Compile-time sizes of the backward kernel. Warps stand in a grid: `rows` of 16 keys each, `columns`.
 template <class K, int arch> struct BackwardSizes {
   static constexpr Tile tile = backward_tile_of<K, arch>;
