@@ -8,21 +8,6 @@
 
 namespace ringattn::test {
 
-/// cap tanh(score / cap) less a distance, with the slope of it.
-struct SoftCapSlope {
-  static constexpr bool identity = false;
-  template <class A> RINGATTN_HD A apply(A score, int64_t head, int64_t q, int64_t k) const {
-    using std::tanh;
-    return A(4) * tanh(score / A(4)) - A(head + 1) * A(q > k ? q - k : k - q) / A(64);
-  }
-  template <class A> RINGATTN_HD A slope(A score, int64_t, int64_t, int64_t) const {
-    using std::tanh;
-    A const y = tanh(score / A(4));
-    return A(1) - y * y;
-  }
-  std::uint64_t fingerprint() const { return 0; }
-};
-
 template <class Precision> struct BackwardResult {
   std::vector<typename Precision::Element> dq;  // [batch, seq, heads, head_dim]
   std::vector<float> dk, dv;                    // [batch, kv_seq, kv_heads, head_dim or value_dim]
@@ -39,25 +24,6 @@ template <class Precision> struct BackwardResult {
     return h;
   }
 };
-
-/// Rows of a device tensor back into the whole tensor.
-template <class T>
-void fetch_rows(std::vector<T>& whole, View<T, DeviceSpace> const& view, int64_t seq, std::vector<Rows> const& runs) {
-  Extents const& e = view.extents;
-  if (e.count() == 0) return;
-  int64_t const last = 1 + (e.batch - 1) * view.stride[0] + (e.seq - 1) * view.stride[1] +
-                       (e.heads - 1) * view.stride[2] + (e.dim - 1) * view.stride[3];
-  auto const values = host_copy(view.data, size_t(last));
-  for (int64_t b = 0; b < e.batch; ++b) {
-    int64_t at = 0;
-    for (Rows const& rows : runs)
-      for (int64_t i = 0; i < rows.count; ++i, ++at)
-        for (int64_t h = 0; h < e.heads; ++h)
-          for (int64_t d = 0; d < e.dim; ++d)
-            whole[size_t(((b * seq + rows.at(i)) * e.heads + h) * e.dim + d)] =
-                values[size_t(b * view.stride[0] + at * view.stride[1] + h * view.stride[2] + d * view.stride[3])];
-  }
-}
 
 /// Gradients of a case when its key rows arrive in these steps; `out` and `lse` come from the oracle.
 template <class K>

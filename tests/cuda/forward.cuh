@@ -54,14 +54,18 @@ struct AnyMask {
   std::uint64_t fingerprint() const { return 0; }
 };
 
-/// cap tanh(score / cap), and a slope that depends on head and distance.
+/// cap tanh(score / cap) less a distance, with the slope of it.
 struct SoftCap {
   static constexpr bool identity = false;
   template <class A> RINGATTN_HD A apply(A score, int64_t head, int64_t q, int64_t k) const {
     using std::tanh;
     return A(4) * tanh(score / A(4)) - A(head + 1) * A(q > k ? q - k : k - q) / A(64);
   }
-  template <class A> RINGATTN_HD A slope(A, int64_t, int64_t, int64_t) const { return A(1); }
+  template <class A> RINGATTN_HD A slope(A score, int64_t, int64_t, int64_t) const {
+    using std::tanh;
+    A const y = tanh(score / A(4));
+    return A(1) - y * y;
+  }
   std::uint64_t fingerprint() const { return 0; }
 };
 
@@ -88,6 +92,25 @@ View<T, DeviceSpace> on_device(std::vector<T> const& whole, Extents e, std::vect
                 whole[size_t(((b * e.seq + r.at(i)) * e.heads + h) * e.dim + d)];
   }
   return {device_copy(values), local, {stride[0], stride[1], stride[2], stride[3]}};
+}
+
+/// Rows of a device tensor back into the whole tensor.
+template <class T>
+void fetch_rows(std::vector<T>& whole, View<T, DeviceSpace> const& view, int64_t seq, std::vector<Rows> const& runs) {
+  Extents const& e = view.extents;
+  if (e.count() == 0) return;
+  int64_t const last = 1 + (e.batch - 1) * view.stride[0] + (e.seq - 1) * view.stride[1] +
+                       (e.heads - 1) * view.stride[2] + (e.dim - 1) * view.stride[3];
+  auto const values = host_copy(view.data, size_t(last));
+  for (int64_t b = 0; b < e.batch; ++b) {
+    int64_t at = 0;
+    for (Rows const& rows : runs)
+      for (int64_t i = 0; i < rows.count; ++i, ++at)
+        for (int64_t h = 0; h < e.heads; ++h)
+          for (int64_t d = 0; d < e.dim; ++d)
+            whole[size_t(((b * seq + rows.at(i)) * e.heads + h) * e.dim + d)] =
+                values[size_t(b * view.stride[0] + at * view.stride[1] + h * view.stride[2] + d * view.stride[3])];
+  }
 }
 
 template <class Precision> struct ForwardCase {
@@ -168,24 +191,8 @@ ForwardResult<typename K::Precision> run_forward(ForwardCase<typename K::Precisi
   CHECK_CUDA(cudaStreamSynchronize(stream));
 
   ForwardResult<typename K::Precision> r{garbage, lse_garbage};
-  auto const fetch = [&](auto& whole, auto const& view, int64_t dim) {
-    Extents const& e = view.extents;
-    int64_t last = 1;
-    for (int i = 0; i < 4; ++i)
-      last += std::max<int64_t>(0, (i == 0 ? e.batch : i == 1 ? e.seq : i == 2 ? e.heads : e.dim) - 1) * view.stride[i];
-    auto const values = host_copy(view.data, e.count() > 0 ? size_t(last) : 0);
-    for (int64_t b = 0; b < e.batch; ++b) {
-      int64_t at = 0;
-      for (Rows const& rows : c.q_rows)
-        for (int64_t i = 0; i < rows.count; ++i, ++at)
-          for (int64_t h = 0; h < e.heads; ++h)
-            for (int64_t d = 0; d < dim; ++d)
-              whole[size_t(((b * p.seq + rows.at(i)) * p.heads + h) * dim + d)] =
-                  values[size_t(b * view.stride[0] + at * view.stride[1] + h * view.stride[2] + d * view.stride[3])];
-    }
-  };
-  fetch(r.out, view_out, K::value_dim);
-  fetch(r.lse, view_lse, 1);
+  fetch_rows(r.out, view_out, p.seq, c.q_rows);
+  fetch_rows(r.lse, view_lse, p.seq, c.q_rows);
   for (void* x : used) CHECK_CUDA(cudaFree(x));
   CHECK_CUDA(cudaStreamDestroy(stream));
   return r;
