@@ -8,6 +8,7 @@
 #include <atomic>
 #include <functional>
 #include <limits>
+#include <set>
 #include <string>
 
 #include "conformance.hpp"
@@ -267,6 +268,80 @@ TEST_CASE("bad input: slices of one packed tensor do not overlap, though their r
   };
   CHECK_NOTHROW(ring.forward({.q = slice(0), .k = slice(1), .v = slice(2), .out = slice(3)}));
   CHECK_THROWS_AS(ring.forward({.q = slice(0), .k = slice(1), .v = slice(2), .out = slice(2)}), Error);
+}
+
+TEST_CASE("bad input: no overlap goes unseen, and packed tensors of any widths have none") {
+  using Bytes = View<char>;
+  auto const addresses = [](Bytes const& v) {
+    std::set<char const*> all;
+    for (int64_t b = 0; b < v.extents.batch; ++b)
+      for (int64_t n = 0; n < v.extents.seq; ++n)
+        for (int64_t h = 0; h < v.extents.heads; ++h)
+          for (int64_t d = 0; d < v.extents.dim; ++d) all.insert(&v(b, n, h, d));
+    return all;
+  };
+  static char memory[4096];
+  Random random(3);
+  int unseen = 0, shared = 0, apart = 0;
+  for (int i = 0; i < 20000; ++i) {
+    Bytes v[2];
+    bool const like = random.below(2);  // mostly the strides of one packed tensor
+    for (int j : {0, 1}) {
+      v[j].data = memory + 2048 + random.below(40);
+      v[j].extents = {1 + random.below(3), 1 + random.below(3), 1 + random.below(3), 1 + random.below(4)};
+      for (int axis = 0; axis < 4; ++axis)
+        v[j].stride[axis] = random.below(9) == 0 ? -random.below(5) : random.below(40);
+      if (j == 1 && like)
+        for (int axis = 0; axis < 4; ++axis) v[1].stride[axis] = v[0].stride[axis];
+    }
+    std::set<char const*> const a = addresses(v[0]), b = addresses(v[1]);
+    bool const meet = std::any_of(a.begin(), a.end(), [&](char const* p) { return b.contains(p); });
+    bool const found = detail::overlap({"a", v[0]}, {"b", v[1]});
+    unseen += meet && !found;
+    shared += meet;
+    apart += !found;
+  }
+  CHECK(unseen == 0);
+  CHECK(shared > 1000);
+  CHECK(apart > 1000);
+
+  // dq | dk | dv in one row of 4 * 5 + 2 * 5 + 2 * 3 bytes; then head-major blocks behind one another.
+  Extents const wide{2, 3, 4, 5}, key{2, 3, 2, 5}, value{2, 3, 2, 3};
+  Bytes const dq{memory, wide, {108, 36, 5, 1}}, dk{memory + 20, key, {108, 36, 5, 1}},
+      dv{memory + 30, value, {108, 36, 3, 1}}, past{memory + 31, value, {108, 36, 3, 1}};
+  CHECK_FALSE(detail::overlap({"dq", dq}, {"dk", dk}));
+  CHECK_FALSE(detail::overlap({"dq", dq}, {"dv", dv}));
+  CHECK_FALSE(detail::overlap({"dk", dk}, {"dv", dv}));
+  CHECK(detail::overlap({"dq", dq}, {"past", past}));
+  Bytes const one{memory, {2, 3, 1, 5}, {90, 5, 15, 1}}, rest{memory + 15, {2, 3, 5, 5}, {90, 5, 15, 1}};
+  CHECK_FALSE(detail::overlap({"one", one}, {"rest", rest}));
+}
+
+TEST_CASE("bad input: tensors in the workspace") {
+  Cpu cpu;
+  Solo comm;
+  alignas(64) static std::byte memory[1 << 20];
+  RingAttention<Alone> ring(cpu, comm, {.problem = good, .workspace = memory});
+  Tensors t(ring);
+  auto const fails = [&](char const* name, auto&& call) {
+    try {
+      call();
+      FAIL_CHECK("no error for " << name);
+    } catch (Error const& e) {
+      CHECK(e.argument() == name);
+      CHECK(std::string(e.what()).find("workspace") != std::string::npos);
+    }
+  };
+  auto* const inside = reinterpret_cast<float*>(memory + ring.workspace_bytes() - 64);
+  auto forward = t.forward;
+  forward.k.data = inside;
+  fails("k", [&] { ring.forward(forward); });
+  auto backward = t.backward;
+  backward.dv.data = inside;
+  fails("dv", [&] { ring.backward(backward); });
+  CHECK(t.untouched());
+  forward.k.data = reinterpret_cast<float*>(memory + ring.workspace_bytes());  // behind it
+  CHECK_NOTHROW(ring.forward(forward));
 }
 
 TEST_CASE("bad input: the stride of an axis of extent 1 means nothing") {

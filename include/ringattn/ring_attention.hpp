@@ -59,7 +59,7 @@ template <class P> class RingAttention {
   Problem const& problem() const { return plan_->problem; }
   Schedule const& schedule() const { return plan_->schedule; }
   /// The bytes this rank keeps: depends on its shard and the largest one, not on the sequence.
-  size_t workspace_bytes() const { return engine_->workspace_bytes(); }
+  size_t workspace_bytes() const { return engine_->workspace().size(); }
   /// Seconds, messages and bytes since construction.
   Timings const& timings() const { return engine_->timings(); }
 
@@ -73,6 +73,7 @@ template <class P> class RingAttention {
       checks.tensor("out", a.out, shape.out);
       checks.tensor("lse", a.lse, shape.lse, true);
       checks.distinct({{"out", a.out}, {"lse", a.lse}}, {{"q", a.q}, {"k", a.k}, {"v", a.v}});
+      checks.outside(engine_->workspace(), {{"q", a.q}, {"k", a.k}, {"v", a.v}, {"out", a.out}, {"lse", a.lse}});
       engine_->forward(a);
     });
   }
@@ -96,6 +97,15 @@ template <class P> class RingAttention {
       checks.tensor("dv", a.dv, shape.v);
       checks.distinct({{"dq", a.dq}, {"dk", a.dk}, {"dv", a.dv}},
                       {{"q", a.q}, {"k", a.k}, {"v", a.v}, {"out", a.out}, {"lse", a.lse}, {"dout", a.dout}});
+      checks.outside(engine_->workspace(), {{"q", a.q},
+                                            {"k", a.k},
+                                            {"v", a.v},
+                                            {"out", a.out},
+                                            {"lse", a.lse},
+                                            {"dout", a.dout},
+                                            {"dq", a.dq},
+                                            {"dk", a.dk},
+                                            {"dv", a.dv}});
       engine_->backward(a);
     });
   }

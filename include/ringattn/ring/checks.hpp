@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <optional>
+#include <span>
 #include <string>
 
 #include "../error.hpp"
@@ -28,6 +29,12 @@ struct Footprint {
         element(int64_t(sizeof(T))) {
     for (int i = 0; i < 4; ++i) stride[i] = v.stride[i] * element;
   }
+  Footprint(char const* n, std::span<std::byte const> bytes)
+      : name(n),
+        data(reinterpret_cast<std::uintptr_t>(bytes.data())),
+        extent{1, 1, 1, int64_t(bytes.size())},
+        stride{0, 0, 0, 1},
+        element(1) {}
   bool empty() const { return data == 0 || extent[0] * extent[1] * extent[2] * extent[3] == 0; }
   /// First byte and one past the last.
   std::uintptr_t begin() const { return data + std::uintptr_t(reach(-1)); }
@@ -42,38 +49,58 @@ struct Footprint {
   }
 };
 
-/// Axes of two tensors with the same strides.
+/// An axis along which two tensors have the same stride.
 struct CommonAxis {
   int64_t stride = 0, a_extent = 1, b_extent = 1;  // stride in bytes
 };
 
-/// Is there a pair of indices whose difference, along the axes from `axis` on (strides falling), is `delta` bytes?
-inline bool reachable(CommonAxis const (&axes)[4], int64_t element, int axis, int64_t delta) {
-  if (axis == 4) return std::abs(delta) < element;
-  CommonAxis const& x = axes[axis];
-  if (x.stride == 0) return reachable(axes, element, axis + 1, delta);
+/// Along the common axes from `axis` on (strides falling): is there a pair of indices that brings b's stretch of bytes,
+/// which begins `delta` bytes after a's, into touch with it?
+inline bool reachable(std::span<CommonAxis const> axes, int64_t a_bytes, int64_t b_bytes, int64_t delta) {
+  if (axes.empty()) return delta < a_bytes && -delta < b_bytes;
+  CommonAxis const& x = axes[0];
   int64_t const near = delta / x.stride;
   for (int64_t i = near - 1; i <= near + 1; ++i) {
     int64_t const limit = i > 0 ? x.a_extent - 1 : x.b_extent - 1;
-    if (std::abs(i) <= limit && reachable(axes, element, axis + 1, delta - i * x.stride)) return true;
+    if (std::abs(i) <= limit && reachable(axes.subspan(1), a_bytes, b_bytes, delta - i * x.stride)) return true;
   }
   return false;
 }
 
-/// Do two tensors share a byte? Exact for tensors with the same strides, each larger than all that the smaller ones
-/// reach (slices of one packed tensor); tensors with different strides count as overlapping as soon as their ranges do.
+/// Do two tensors share a byte? Each is taken for stretches of bytes, repeated along the axes whose strides they share:
+/// exact for slices of one packed tensor. Gaps within a stretch count as its own: tensors that only interleave there
+/// count as overlapping.
 inline bool overlap(Footprint const& a, Footprint const& b) {
   if (a.empty() || b.empty() || a.end() <= b.begin() || b.end() <= a.begin()) return false;
-  if (a.element != b.element) return true;
   CommonAxis axes[4];
+  size_t common = 0;
+  int64_t a_bytes = a.element, b_bytes = b.element;
   for (int i = 0; i < 4; ++i) {
-    if (a.extent[i] == 1 && b.extent[i] == 1) continue;  // the stride of a single index means nothing
-    int64_t const stride = a.extent[i] > 1 ? a.stride[i] : b.stride[i];
-    if (stride < 0 || (b.extent[i] > 1 && b.stride[i] != stride)) return true;
-    axes[i] = {stride, a.extent[i], b.extent[i]};
+    int64_t const n = a.extent[i], m = b.extent[i];
+    if (n == 1 && m == 1) continue;  // the stride of a single index means nothing
+    int64_t const stride = n > 1 ? a.stride[i] : b.stride[i];
+    if (stride < 0 || (n > 1 && m > 1 && b.stride[i] < 0)) return true;
+    if (stride > 0 && (n == 1 || m == 1 || a.stride[i] == b.stride[i])) {
+      axes[common++] = {stride, n, m};
+    } else {
+      a_bytes += (n - 1) * a.stride[i];
+      b_bytes += (m - 1) * b.stride[i];
+    }
   }
-  std::sort(axes, axes + 4, [](CommonAxis const& x, CommonAxis const& y) { return x.stride > y.stride; });
-  return reachable(axes, a.element, 0, int64_t(b.data) - int64_t(a.data));
+  std::sort(axes, axes + common, [](CommonAxis const& x, CommonAxis const& y) { return x.stride > y.stride; });
+  // An axis whose stride is less than what lies between two of its indices is part of the stretch, with all below it.
+  int64_t a_reach = a_bytes, b_reach = b_bytes;
+  size_t outer = common;
+  for (size_t i = common; i-- > 0;) {
+    bool const nested = axes[i].stride >= std::max(a_reach, b_reach);
+    a_reach += (axes[i].a_extent - 1) * axes[i].stride;
+    b_reach += (axes[i].b_extent - 1) * axes[i].stride;
+    if (nested) continue;
+    outer = i;
+    a_bytes = a_reach;
+    b_bytes = b_reach;
+  }
+  return reachable({axes, outer}, a_bytes, b_bytes, int64_t(b.data) - int64_t(a.data));
 }
 
 /// Collects what is wrong with the tensors of a call; throws at the first.
@@ -103,6 +130,12 @@ class CallChecks {
       for (Footprint const& in : inputs)
         if (overlap(o, in)) fail(o.name, "memory of its own", std::string("memory shared with ") + in.name);
     }
+  }
+
+  /// No tensor may lie in the workspace.
+  template <size_t N> void outside(std::span<std::byte const> workspace, Footprint const (&tensors)[N]) {
+    for (Footprint const& t : tensors)
+      if (overlap(t, {"workspace", workspace})) fail(t.name, "memory outside the workspace", "memory shared with it");
   }
 
   [[noreturn]] void fail(char const* argument, std::string expected, std::string actual) const {

@@ -51,7 +51,7 @@ template <class P> class Engine<RotateKeys, P> {
                                plan.schedule.kv_count[size_t(plan.here.rank)], bytes, plan.backward);
   }
 
-  size_t workspace_bytes() const { return layout_.total; }
+  std::span<std::byte const> workspace() const { return {base_, layout_.total}; }
   Timings const& timings() const { return traffic_.timings; }
 
   void forward(ForwardArgs<P> const& args) {
