@@ -85,7 +85,23 @@ template <bool Bf16, int Values> void atomic_half(Warp& w, Instruction const& i,
   });
 }
 
+/// red.global.add.v4.f32 of sm_90: four sums.
+void add_vector(Warp& w, Instruction const& i, uint32_t lanes) {
+  for_lanes(lanes, [&](int l) {
+    uint64_t const address = w.address(i.op[0], l);
+    float sum[4];
+    std::memcpy(sum, w.read(i.space, address, sizeof sum, l, true), sizeof sum);
+    for (size_t k = 0; k < 4; ++k) sum[k] += get<float>(w.source<float>(i.op[k + 1]), l);
+    std::memcpy(w.write(i.space, address, sizeof sum, l, true), sum, sizeof sum);
+  });
+}
+
 void decode_atomic(Instruction& i, Modifiers const& m) {
+  if (i.name.substr(0, 3) == "red" && m.has("global") && m.has("add") && m.has("v4") && i.type == Type::f32) {
+    i.space = Space::global;
+    i.run = add_vector;
+    return;
+  }
   if (m.has("v2") || m.has("v4") || m.has("v8") || m.has("async")) throw UnknownForm{};
   i.space = Space::generic;
   for (auto const word : m.all) {

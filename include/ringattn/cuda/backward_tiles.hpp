@@ -79,6 +79,20 @@ constexpr Tile backward_tile(int shared, int head_dim, int value_dim, int elemen
 }  // namespace budget
 
 namespace cuda {
+namespace detail {
+
+/// The arithmetic stands in the name of this type, which compilers print with the message.
+template <int q, int kv, int stages, int warps, int head_dim, int value_dim, int element_bytes, int shared_bytes_needed,
+          int shared_bytes_there>
+struct FitOfBackwardTile {
+  static_assert(shared_bytes_needed <= shared_bytes_there,
+                "ringattn: Tile of the backward pass needs more shared memory than a block can have on any card: "
+                "element_bytes * ((kv + stages * q) * (head_dim + value_dim) + kv * q, twice if warps > kv / 16) + "
+                "stages * q * 8 + 512; lower kv, q or stages");
+  static constexpr bool checked = true;
+};
+
+}  // namespace detail
 
 /// A tile policy chooses for the backward pass by a member `backward(arch, head_dim, value_dim, element_bytes)`; one
 /// without it gets the default, since what suits the forward kernel cannot fit here.
@@ -95,9 +109,8 @@ template <class K, int arch> consteval Tile checked_backward_tile() {
   static_assert(b.well_formed(),
                 "ringattn: Tile of the backward pass on a GPU: q, kv and warps are powers of 2, q and kv at least 16, "
                 "warps at least kv / 16, stages 1 or 2, and head_dim and value_dim divide among the warps by 16");
-  static_assert(b.shared_bytes() <= shared,
-                "ringattn: Tile of the backward pass needs more shared memory than a block can have; lower kv, q or "
-                "stages");
+  static_assert(detail::FitOfBackwardTile < t.q, t.kv, t.stages, t.warps, K::head_dim, K::value_dim, bytes,
+                b.well_formed() ? b.shared_bytes() : 0, budget::most_shared_bytes > ::checked);
   return t;
 }
 

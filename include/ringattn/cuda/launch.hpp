@@ -5,6 +5,7 @@
 #include <cuda_runtime.h>
 
 #include <cstddef>
+#include <string>
 #include <tuple>
 #include <utility>
 
@@ -22,6 +23,16 @@ struct Launch {
   std::size_t shared_limit = 0;  ///< bytes of shared memory that a block can have when it opts in
   int multiprocessors = 1;
 };
+
+/// Throws Error{invalid_argument} unless a block can have so much shared memory: what a policy's tiles take beyond 99
+/// KB some cards have and others have not.
+inline void check_shared(std::size_t bytes, char const* what, Launch const& launch) {
+  if (bytes <= launch.shared_limit) return;
+  throw Error(ErrorCode::invalid_argument, -1, what,
+              "tiles that take at most " + std::to_string(launch.shared_limit) +
+                  " bytes of shared memory, which a block can have on this card",
+              std::to_string(bytes) + " bytes");
+}
 
 /// Shared memory that every kernel may use without opting in.
 inline constexpr std::size_t shared_without_asking = 48 * 1024;

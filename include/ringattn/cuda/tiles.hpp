@@ -19,7 +19,8 @@ struct FitOfTile {
                 "(scores; twice for fp32) per 16 query rows of a warp, and 50 to 90 for the rest; lower Tile.kv or "
                 "Tile.q / Tile.warps");
   static_assert(shared_bytes_needed <= shared_bytes_there,
-                "ringattn: Tile needs more shared memory than a block can have: element_bytes * (q * head_dim + stages "
+                "ringattn: Tile needs more shared memory than a block can have on any card: element_bytes * (q * "
+                "head_dim + stages "
                 "* kv * (head_dim + value_dim)) + 512; lower Tile.q, Tile.kv or Tile.stages");
   static constexpr bool checked = true;
 };
@@ -36,9 +37,8 @@ template <class K, int arch> consteval Tile checked_tile() {
   constexpr Tile t = detail::with_warps(K::tile(arch));
   constexpr budget::Forward b{t, K::head_dim, K::value_dim, int(sizeof(typename K::Element))};
   constexpr int registers = t.q > 0 && t.warps > 0 ? b.registers() : 0;
-  static_assert(
-      detail::FitOfTile<t.q, t.kv, t.stages, t.warps, K::head_dim, K::value_dim, b.element_bytes, registers,
-                        budget::registers_of_thread, b.shared_bytes(), budget::shared_bytes_of(arch)>::checked);
+  static_assert(detail::FitOfTile<t.q, t.kv, t.stages, t.warps, K::head_dim, K::value_dim, b.element_bytes, registers,
+                                  budget::registers_of_thread, b.shared_bytes(), budget::most_shared_bytes>::checked);
   return t;
 }
 

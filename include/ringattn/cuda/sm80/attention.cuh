@@ -338,14 +338,15 @@ template <class K> struct Forward {
           work{reinterpret_cast<float4*>(step.state + layout.o), reinterpret_cast<float4*>(step.state + layout.rows)} {}
   };
 
-  /// f(arch) for the tiles that the card has the shared memory for.
+  /// f(arch) for the tiles that the card has the shared memory for. Throws Error{invalid_argument} if it has for none.
   template <class F> static void with_arch(Launch const& where, F f) {
-    if constexpr (tile_of<K, 80> == tile_of<K, 86>)
-      f(std::integral_constant<int, 80>{});
-    else if (size_t(Sizes<K, 80>::shared) <= where.shared_limit)
-      f(std::integral_constant<int, 80>{});
-    else
-      f(std::integral_constant<int, 86>{});
+    if constexpr (tile_of<K, 80> != tile_of<K, 86>)
+      if (size_t(Sizes<K, 80>::shared) > where.shared_limit) {
+        check_shared(Sizes<K, 86>::shared, "Tiles", where);
+        return f(std::integral_constant<int, 86>{});
+      }
+    check_shared(Sizes<K, 80>::shared, "Tiles", where);
+    f(std::integral_constant<int, 80>{});
   }
 
   static dim3 blocks(int64_t count) {

@@ -296,14 +296,15 @@ template <class K, Adding adding = Adding::in_turn> struct Backward {
     Word* ticket() const { return work.turn + panels * BackwardSizes<K, arch>::tile.warps; }
   };
 
-  /// f(arch) for the tiles that the card has the shared memory for.
+  /// f(arch) for the tiles that the card has the shared memory for. Throws Error{invalid_argument} if it has for none.
   template <class F> static void with_arch(Launch const& where, F f) {
-    if constexpr (backward_tile_of<K, 80> == backward_tile_of<K, 86>)
-      f(std::integral_constant<int, 80>{});
-    else if (size_t(BackwardSizes<K, 80>::shared) <= where.shared_limit)
-      f(std::integral_constant<int, 80>{});
-    else
-      f(std::integral_constant<int, 86>{});
+    if constexpr (backward_tile_of<K, 80> != backward_tile_of<K, 86>)
+      if (size_t(BackwardSizes<K, 80>::shared) > where.shared_limit) {
+        check_shared(BackwardSizes<K, 86>::shared, "Tiles of the backward pass", where);
+        return f(std::integral_constant<int, 86>{});
+      }
+    check_shared(BackwardSizes<K, 80>::shared, "Tiles of the backward pass", where);
+    f(std::integral_constant<int, 80>{});
   }
 
   static dim3 blocks(int64_t count) {
