@@ -9,8 +9,8 @@
 #include <cstdio>
 #include <string>
 
+#include "covering_rows.hpp"
 #include "replay.hpp"
-#include "report.hpp"
 #include "traffic.hpp"
 
 namespace ringattn::test {
@@ -26,86 +26,11 @@ struct CoveringPolicy : Policy {
   static constexpr int head_dim = head_dim_, value_dim = value_dim_;
 };
 
-enum class MaskVariant {
-  full,
-  causal,
-  causal_bottom_right,
-  window_left_0,
-  window_left_1,
-  window_left_2,
-  window_both_0,
-  window_both_1,
-  window_both_2
-};
-enum class Length { even, uneven, fewer_than_ranks, one_query, more_keys, fewer_keys };
-enum class Calls { forward_only, with_backward };
-
-struct RunTime {
-  int row;
-  MaskVariant mask;
-  int64_t heads, kv_heads;
-  int ranks;
-  Length length;
-  Calls calls;
-  InputClass input;
-  Commit commit;
-};
-
 /// Small enough to be quick, long enough for several tiles and uneven shards.
-inline Problem problem_of(RunTime const& r, int64_t dims) {
+inline int64_t even_length(RunTime const& r, int64_t dims) {
   int64_t const base = r.heads * dims > 1500 ? 26 : 60, ranks = r.ranks;
-  int64_t const even = (base + 2 * ranks - 1) / (2 * ranks) * 2 * ranks;
-  int64_t uneven = even + 1;
-  while (ranks > 1 && uneven % ranks == 0) ++uneven;
-  Problem p{.batch = 1 + r.row % 2, .seq = even, .heads = r.heads, .kv_heads = r.kv_heads};
-  switch (r.length) {
-    case Length::even:
-      break;
-    case Length::uneven:
-      p.seq = uneven;
-      break;
-    case Length::fewer_than_ranks:
-      p.seq = ranks - 1;
-      break;
-    case Length::one_query:
-      p.seq = 1;
-      p.kv_seq = uneven;
-      break;
-    case Length::more_keys:
-      p.kv_seq = uneven + 9;
-      break;
-    case Length::fewer_keys:
-      p.kv_seq = even / 2 + 1;
-      break;
-  }
-  return p.resolved();
+  return (base + 2 * ranks - 1) / (2 * ranks) * 2 * ranks;
 }
-
-inline void set_mask(Full&, RunTime const&, Problem const&) {}
-inline void set_mask(Causal& m, RunTime const& r, Problem const& p) {
-  if (r.mask == MaskVariant::causal_bottom_right) m = Causal::bottom_right(p);
-}
-inline void set_mask(SlidingWindow& m, RunTime const& r, Problem const& p) {
-  int const kind = int(r.mask) - int(MaskVariant::window_left_0), shards = kind % 3;
-  int64_t const shard = (p.kv_seq + r.ranks - 1) / r.ranks;
-  m.left = shards == 0 ? shard / 2 : shards * shard;
-  if (kind >= 3) {
-    m.right = m.left;
-    m.offset = p.kv_seq - p.seq;
-  }
-}
-
-/// Counts what was run; written to the report when the program ends.
-struct CoveringCount {
-  int part = 0, rows = 0;
-  double worst = 0;
-  ~CoveringCount() {
-    write_report("covering_" + std::to_string(part),
-                 {{"covering_rows_run", double(rows)},
-                  {"covering_" + std::to_string(part) + "_worst_error_over_tolerance", worst}});
-  }
-};
-inline CoveringCount covering_count;
 
 inline bool all_same_bits(auto const& a, auto const& b) {
   bool same = a.size() == b.size();
@@ -115,7 +40,7 @@ inline bool all_same_bits(auto const& a, auto const& b) {
 
 template <class P> void run_row(RunTime const& r, std::string const& text) {
   CAPTURE(text);
-  PlanOptions<P> options{.problem = problem_of(r, P::head_dim), .commit = r.commit};
+  PlanOptions<P> options{.problem = problem_of(r, even_length(r, P::head_dim)), .commit = r.commit};
   set_mask(options.mask, r, options.problem);
   options.backward = r.calls == Calls::with_backward;
   auto const setup = make_setup<P>(options, r.input, std::uint64_t(1000 + r.row));
@@ -148,13 +73,13 @@ template <class P> void run_row(RunTime const& r, std::string const& text) {
   CHECK(forward.bytes == traffic.bytes);
   CHECK(total.messages == traffic.messages + (options.backward ? back.messages : 0));
   CHECK(total.bytes == traffic.bytes + (options.backward ? back.bytes : 0));
-  ++covering_count.rows;
-  covering_count.worst = std::max(covering_count.worst, verdict.worst());
+  covering_count.add(verdict.worst());
 }
 
 /// The rows whose policy belongs to one part of `parts`.
 template <int part, int parts> void run_part() {
-  covering_count.part = part;
+  covering_count.list = "covering";
+  covering_count.part = std::to_string(part);
 #define ROW(row, policy, Mask, mask, Shard, KvShard, Precision, head_dim, value_dim, Overlap, heads, kv_heads, ranks, \
             length, calls, input, commit)                                                                             \
   if constexpr (policy % parts == part)                                                                               \

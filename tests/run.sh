@@ -3,7 +3,7 @@
 # Installs what is missing, builds and runs the tests; ends with one line: N passed, N failed, N skipped.
 #   tests/run.sh [--full | --extended] [--report FILE.json] [--no-install]
 # --full adds both compilers, sanitizers, mutations, installs, CUDA's host pass, formatting and the documentation;
-# --extended, which takes hours, also the long CUDA lists and the bugs planted in CUDA kernels.
+# --extended, which takes hours, also the long CUDA lists and the CUDA kernels of every precision on their own.
 set -euo pipefail
 from=$PWD
 cd "$(dirname "$0")/.."

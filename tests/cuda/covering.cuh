@@ -8,7 +8,7 @@
 #include <optional>
 #include <variant>
 
-#include "../report.hpp"
+#include "../covering_rows.hpp"
 #include "ring.cuh"
 
 namespace ringattn::test {
@@ -113,94 +113,26 @@ template <class Precision_, int head_dim_, int value_dim_> struct KernelPolicy :
   static constexpr int head_dim = head_dim_, value_dim = value_dim_;
 };
 
-enum class MaskVariant { full, causal, causal_bottom_right, window_left_1, window_both_0 };
-enum class Length { even, uneven, fewer_than_ranks, one_query, more_keys, fewer_keys };
-enum class Calls { forward_only, with_backward };
 enum class Devices { one, several };
 
-struct RunTime {
-  int row;
-  MaskVariant mask;
+struct DeviceRow : RunTime {
   AnyShard::Kind shard, kv_shard;
-  int64_t heads, kv_heads;
-  int ranks;
-  Length length;
-  Calls calls;
-  InputClass input;
-  Commit commit;
   Devices devices;
 };
 
-/// Some tiles per rank, with a rest: enough to show what goes wrong between tiles and between steps.
-inline Problem problem_of(RunTime const& r) {
-  int64_t const even = 24 * r.ranks + 72, ranks = r.ranks;
-  int64_t uneven = even + 1;
-  while (ranks > 1 && uneven % ranks == 0) ++uneven;
-  Problem p{.batch = 1 + r.row % 2, .seq = even, .heads = r.heads, .kv_heads = r.kv_heads};
-  switch (r.length) {
-    case Length::even:
-      break;
-    case Length::uneven:
-      p.seq = uneven;
-      break;
-    case Length::fewer_than_ranks:
-      p.seq = ranks - 1;
-      break;
-    case Length::one_query:
-      p.seq = 1;
-      p.kv_seq = uneven;
-      break;
-    case Length::more_keys:
-      p.kv_seq = uneven + 9;
-      break;
-    case Length::fewer_keys:
-      p.kv_seq = even / 2 + 1;
-      break;
-  }
-  return p.resolved();
-}
-
 inline RingMask mask_of(RunTime const& r, Problem const& p) {
   RingMask m;
-  int64_t const shard = (p.kv_seq + r.ranks - 1) / r.ranks;
-  switch (r.mask) {
-    case MaskVariant::full:
-      break;
-    case MaskVariant::causal:
-      m.kind = RingMask::causal;
-      break;
-    case MaskVariant::causal_bottom_right:
-      m.kind = RingMask::causal;
-      m.diagonal = Causal::bottom_right(p);
-      break;
-    case MaskVariant::window_left_1:
-      m.kind = RingMask::window;
-      m.band = {.left = shard};
-      break;
-    case MaskVariant::window_both_0:
-      m.kind = RingMask::window;
-      m.band = {.left = shard / 2, .right = shard / 2, .offset = p.kv_seq - p.seq};
-      break;
-  }
+  if (r.mask == MaskVariant::full) return m;
+  m.kind = r.mask <= MaskVariant::causal_bottom_right ? RingMask::causal : RingMask::window;
+  if (m.kind == RingMask::causal) set_mask(m.diagonal, r, p);
+  if (m.kind == RingMask::window) set_mask(m.band, r, p);
   return m;
 }
 
-/// Counts what was run; written to the report when the program ends.
-struct CoveringCount {
-  std::string name;
-  int rows = 0;
-  double worst = 0;
-  ~CoveringCount() {
-    if (rows == 0) return;
-    write_report("cuda_covering_" + name,
-                 {{"cuda_covering_rows_run", double(rows)}, {"cuda_worst_error_over_tolerance_" + name, worst}});
-  }
-};
-inline CoveringCount covering_count;
-
-template <class P> void run_row(RunTime const& r, std::string const& text) {
+template <class P> void run_row(DeviceRow const& r, std::string const& text) {
   CAPTURE(text);
-  PlanOptions<P> options{.problem = problem_of(r), .commit = r.commit};
+  // Some tiles per rank, with a rest: enough to show what goes wrong between tiles and between steps.
+  PlanOptions<P> options{.problem = problem_of(r, 24 * r.ranks + 72), .commit = r.commit};
   options.mask = mask_of(r, options.problem);
   options.shard = {{r.shard}};
   options.kv_shard = {{r.kv_shard}};
@@ -232,8 +164,7 @@ template <class P> void run_row(RunTime const& r, std::string const& text) {
     for (size_t i = 0; i < got.size(); ++i) CHECK(same_bits(got[i], other[i]));
   }
 #endif
-  ++covering_count.rows;
-  covering_count.worst = std::max(covering_count.worst, verdict.worst());
+  covering_count.add(verdict.worst());
 }
 
 template <class P> void run_graph() {
@@ -246,13 +177,17 @@ template <class P> void run_graph() {
 
 /// The rows of one precision. Define ROW_LIST to the list's file.
 template <class Wanted> void run_rows(char const* name) {
-  covering_count.name = name;
+  covering_count.list = "cuda_covering";
+  covering_count.part = name;
 #define ROW(row, policy, Precision, head_dim, value_dim, mask, shard, kv_shard, heads, kv_heads, ranks, length, calls, \
             input, commit, devices)                                                                                    \
   if constexpr (std::is_same_v<Precision, Wanted>)                                                                     \
     run_row<KernelPolicy<Precision, head_dim, value_dim>>(                                                             \
-        {row, MaskVariant::mask, AnyShard::shard, AnyShard::kv_shard, heads, kv_heads, ranks, Length::length,          \
-         Calls::calls, InputClass::input, Commit::commit, Devices::devices},                                           \
+        {{row, MaskVariant::mask, heads, kv_heads, ranks, Length::length, Calls::calls, InputClass::input,             \
+          Commit::commit},                                                                                             \
+         AnyShard::shard,                                                                                              \
+         AnyShard::kv_shard,                                                                                           \
+         Devices::devices},                                                                                            \
         "row " #row ": " #Precision " " #head_dim "/" #value_dim " " #mask " " #shard " " #kv_shard " heads " #heads   \
         "/" #kv_heads " P " #ranks " " #length " " #calls " " #input " " #commit " " #devices);
 #include ROW_LIST

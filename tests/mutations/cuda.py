@@ -2,11 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Plants bugs in the CUDA kernels and transports and runs, emulated, the test that must see them.
 
-    cuda.py --emulator FOLDER --nvcc NVCC --build-dir DIR [--compiler CXX] [NAME ...]
+    cuda.py --emulator FOLDER --nvcc NVCC --build-dir DIR [--jobs N] [--compiler CXX] [NAME ...]
 
 FOLDER holds the look-alikes of libcudart and, where there is one, of libnccl. Exit status 0 only if every test is green
 without a bug, every mutant still applies and every mutant is caught."""
 import argparse
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -32,32 +33,52 @@ MUTANTS = [
         ('comm/nccl_ring.hpp', 'cuda::check(cudaStreamWaitEvent(stream, g.arrived), "wait for NCCL");', '(void)g; (void)stream;')]),
     ('nccl_not_torn_down', 'an abort leaves NCCL\'s kernels waiting for ever', 'nccl', [
         ('comm/nccl_ring.hpp', '(void)ncclCommAbort(std::exchange(comm_, nullptr)); (void)cudaStreamSynchronize(stream_);', 'comm_ = nullptr;')]),
-    ('causal_lost', 'partly visible tiles count as fully visible', 'forward', [
+    ('causal_lost', 'partly visible tiles count as fully visible', 'planted', [
         ('cuda/scores.cuh', 'partial = c == Coverage::partial || rows.count < runs.tile_size();', 'partial = rows.count < runs.tile_size();')]),
-    ('rows_past_the_end', 'the zeros that fill up a tile count as keys', 'forward', [
+    ('rows_past_the_end', 'the zeros that fill up a tile count as keys', 'planted', [
         ('cuda/scores.cuh', 'partial = c == Coverage::partial || rows.count < runs.tile_size();', 'partial = c == Coverage::partial;')]),
-    ('sum_not_rescaled', 'a new maximum does not reach the sum', 'forward', [
+    ('sum_not_rescaled', 'a new maximum does not reach the sum', 'planted', [
         ('cuda/scores.cuh', 'state.sum[i] *= factor[i];', '')]),
-    ('copy_not_waited_for', 'keys are read while they are copied', 'forward', [
+    ('outputs_not_rescaled', 'a new maximum does not reach the outputs', 'planted', [
+        ('cuda/scores.cuh', 'for (int i = 0; i < m * d * 4; ++i) o[i / (4 * d)][i / 4 % d][i % 4] *= factor[i / (4 * d) * 2 + i % 4 / 2];', 'for (int i = 0; i < 0; ++i) {}')]),
+    ('mask_one_key_off', 'the mask is asked for the neighbours of the keys', 'planted', [
+        ('cuda/scores.cuh', 'int64_t key = k.at(lane % 4 * 2);', 'int64_t key = k.at(lane % 4 * 2) + k.stride;')]),
+    ('edge_of_a_tile', 'one zero past the end of a run counts as a key', 'planted', [
+        ('cuda/scores.cuh', 'j / 2 * 8 + j % 2 < left', 'j / 2 * 8 + j % 2 <= left')]),
+    ('keys_not_published', 'keys are read that other warps still copy', 'planted', [
+        ('cuda/sm80/attention.cuh', 'ptx::wait_copies<under_way>(); __syncthreads();', 'ptx::wait_copies<under_way>();')]),
+    ('stale_values', 'values are read from the buffer of another turn', 'planted', [
+        ('cuda/sm80/attention.cuh', 'typename S::Values const v = values(turn % stages);', 'typename S::Values const v = values((turn + 1) % stages);')]),
+    ('copy_not_waited_for', 'keys are read while they are copied', 'planted', [
         ('cuda/sm80/attention.cuh', 'ptx::wait_copies<under_way>(); __syncthreads();', '__syncthreads();')]),
-    ('step_starts_anew', 'the running state does not continue from step to step', 'forward', [
+    ('step_starts_anew', 'the running state does not continue from step to step', 'planted', [
         ('cuda/sm80/attention.cuh', 'bool const fresh = rows.x == softmax::minus_infinity<float> && rows.y == softmax::minus_infinity<float>;', 'bool const fresh = true;')]),
-    ('masked_nan_counts', 'a NaN that is masked reaches rows that do not see it', 'forward', [
+    ('masked_nan_counts', 'a NaN that is masked reaches rows that do not see it', 'planted', [
         ('cuda/sm80/attention.cuh', 'bool const careful = (S::Mma::split || here.partial) && v.special();', 'bool const careful = false;')]),
-    ('base_2_lse', 'the LSE is that of base 2', 'forward', [
+    ('base_2_lse', 'the LSE is that of base 2', 'planted', [
         ('cuda/sm80/attention.cuh', 'softmax::lse(max, sum);', 'max + log2f(sum);')]),
-    ('scale_lost_in_dk', 'dK is not scaled', 'backward', [
+    ('scale_lost_in_dk', 'dK is not scaled', 'planted', [
         ('cuda/sm80/attention_backward.cuh', 'write(p.dk, dk, p.scale);', 'write(p.dk, dk, 1);')]),
-    ('dq_not_cleared', 'dQ starts from what was in the workspace', 'backward', [
+    ('dq_not_cleared', 'dQ starts from what was in the workspace', 'planted', [
         ('cuda/sm80/attention_backward.cuh', 'check(cudaMemsetAsync(plan.work.dq, 0, plan.layout.facts - plan.layout.dq, where.stream), "begin gradients");', '')]),
-    ('delta_lost', 'dO . O does not reach dS', 'backward', [
+    ('dq_of_steps_lost', 'dQ of all steps but the last is lost', 'planted', [
+        ('cuda/sm80/attention_backward.cuh', 'check(cudaMemsetAsync(plan.work.turn, 0, plan.layout.k_runs - plan.layout.turn, where.stream), "gradients");',
+         'check(cudaMemsetAsync(plan.work.turn, 0, plan.layout.k_runs - plan.layout.turn, where.stream), "gradients"), '
+         'check(cudaMemsetAsync(plan.work.dq, 0, plan.layout.facts - plan.layout.dq, where.stream), "dQ");')]),
+    ('queries_not_waited_for', 'queries and dO are read while they are copied', 'planted', [
+        ('cuda/sm80/attention_backward.cuh', 'ptx::wait_copies<0>(); // A pair', '// A pair')]),
+    ('stale_queries', 'queries are read from the buffer of the next turn', 'planted', [
+        ('cuda/sm80/attention_backward.cuh', 'typename S::Queries const queries{stage(turn)};', 'typename S::Queries const queries{stage(turn + 1)};')]),
+    ('head_of_a_group_lost', 'dK and dV lack the last head that shares the keys', 'planted', [
+        ('cuda/sm80/attention_backward.cuh', 'block.end = (block.kv_head + 1) * (p.heads / p.kv_heads);', 'block.end = (block.kv_head + 1) * (p.heads / p.kv_heads) - 1;')]),
+    ('delta_lost', 'dO . O does not reach dS', 'planted', [
         ('cuda/sm80/backward_state.cuh', 'facts.delta = sum;', '')]),
-    ('ds_not_published', 'dQ is computed from dS that other warps still write', 'backward', [
+    ('ds_not_published', 'dQ is computed from dS that other warps still write', 'planted', [
         ('cuda/sm80/attention_backward.cuh', 'careful = __syncthreads_or(careful); if constexpr', 'if constexpr')]),
-    ('padding_of_keys_counts', 'the zeros that fill up a tile of keys have weights', 'backward', [
+    ('padding_of_keys_counts', 'the zeros that fill up a tile of keys have weights', 'planted', [
         ('cuda/gradients.cuh', '!whole || mask.coverage(', 'mask.coverage(')]),
-    ('turns_not_waited_for', 'blocks add to dQ in any order, over each other', 'backward', [
-        ('cuda/sm80/attention_backward.cuh', 'while (ptx::load_acquire(whose_turn) != Word(here.before + 1)) { }', '')]),
+    ('turns_not_waited_for', 'blocks add to dQ in any order, over each other', 'planted', [
+        ('cuda/sm80/attention_backward.cuh', 'while (ptx::load_acquire(whose_turn) != Word(here.before + 1)) ptx::pause();', ';')]),
 ]
 
 
@@ -65,7 +86,7 @@ def build_and_run(test, include, folder, args):
     """'green', 'red: ...' or 'does not compile: ...'."""
     emulator = args.emulator.resolve()
     libraries = ['-L', emulator, '-l:libcudart.so.13', f'-Wl,-rpath,{emulator}', '-pthread']
-    device_test = test in ('forward', 'backward')
+    device_test = test == 'planted'
     program = folder / 'program'
     if device_test:
         commands = [[args.nvcc, '-std=c++20', '--no-compress', '-lineinfo', '-gencode=arch=compute_80,code=compute_80',
@@ -102,24 +123,29 @@ def outcome(name, test, changes, args):
     return result
 
 
+def timed(name, test, changes, args):
+    start = time.monotonic()
+    return outcome(name, test, changes, args), time.monotonic() - start
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('names', nargs='*', metavar='NAME', help='only these mutants')
     parser.add_argument('--emulator', required=True, type=pathlib.Path)
     parser.add_argument('--nvcc', required=True, type=pathlib.Path)
     parser.add_argument('--build-dir', required=True, type=pathlib.Path)
+    parser.add_argument('--jobs', type=int, default=1)
     parser.add_argument('--compiler', default='c++')
     args = parser.parse_args()
     nccl = (args.emulator / 'libnccl.so.2').exists()
     wanted = [m for m in MUTANTS if (not args.names or m[0] in args.names) and (nccl or m[2] != 'nccl')]
     missed = []
-    for name, test, changes in ([(f'unmutated {t}', t, []) for t in dict.fromkeys(m[2] for m in wanted)] +
-                                [(m[0], m[2], m[3]) for m in wanted]):
-        start = time.monotonic()
-        result = outcome(name, test, changes, args)
-        print(f'{name}: {result} ({time.monotonic() - start:.0f} s)', flush=True)
-        if changes and not result.startswith('red') or not changes and result != 'green':
-            missed.append(name)
+    jobs = [(f'unmutated {t}', t, []) for t in dict.fromkeys(m[2] for m in wanted)] + [(m[0], m[2], m[3]) for m in wanted]
+    with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+        for (name, _, changes), (result, seconds) in zip(jobs, pool.map(lambda job: timed(*job, args), jobs)):
+            print(f'{name}: {result} ({seconds:.0f} s)', flush=True)
+            if changes and not result.startswith('red') or not changes and result != 'green':
+                missed.append(name)
     print(f'{len(wanted)} planted, {len([m for m in wanted if m[0] not in missed])} caught')
     print('ringattn-tests: ' + json.dumps({'passed': len(wanted) - len(missed), 'failed': len(missed), 'skipped': 0}))
     return 1 if missed else 0

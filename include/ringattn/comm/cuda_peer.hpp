@@ -19,6 +19,7 @@
 #include "check.hpp"
 #include "cuda_peer_copies.hpp"
 #include "in_process.hpp"
+#include "transfer.hpp"
 
 namespace ringattn::inline RINGATTN_ABI {
 
@@ -28,7 +29,7 @@ namespace ringattn::inline RINGATTN_ABI {
 ///
 /// Exchanges can be captured in a CUDA graph if the streams of all ranks are captured together: fork them from one
 /// stream by an event, call once before so that streams and events are there, and join them again.
-class CudaPeer {
+class CudaPeer : public detail::Sent {
   struct Shared {
     detail::Couriers couriers;  // first: the ring's posts refer to it
     detail::InProcessRing ring;
@@ -73,6 +74,10 @@ class CudaPeer {
       x.places.assign(messages, {&x, nullptr});
       return x;
     }
+    void give_back(detail::DeviceExchange& x) {
+      x.release();
+      free.push_back(&x);
+    }
   };
 
  public:
@@ -82,55 +87,46 @@ class CudaPeer {
   class Transfer {
    public:
     Transfer() = default;
-    Transfer(Transfer&& other) noexcept { swap(other); }
-    Transfer& operator=(Transfer&& other) noexcept {
-      Transfer(std::move(other)).swap(*this);
-      return *this;
-    }
-    ~Transfer() {
-      if (record_ == nullptr) return;
-      idle_->shared->ring.close(*record_);
-      if (exchange_) exchange_->drain();
-      give_back();
-    }
 
     /// Blocks for at most `slice`, until the other sides have posted. True: later work of the backend is ordered behind
     /// everything that is sent and received. False: not yet, or the ring was aborted (then at once).
     template <class B> bool wait_for(B& backend, std::chrono::nanoseconds slice) {
-      if (record_ == nullptr) return true;
-      if (!idle_->shared->ring.wait(*record_, slice)) return false;
+      if (!record_) return true;
+      End& end = record_.get_deleter();
+      if (!end.idle->shared->ring.wait(*record_, slice)) return false;
       if constexpr (std::is_same_v<typename B::Space, DeviceSpace>) {
-        if (exchange_) {
+        if (end.exchange) {
           cuda::DeviceGuard const guard(backend.device());
-          exchange_->wait(backend.stream());
+          end.exchange->wait(backend.stream());
         }
       }
-      idle_->shared->ring.close(*record_);
-      give_back();
+      end.complete = true;
+      record_ = Record();
       return true;
     }
 
    private:
     friend class CudaPeer;
 
-    void swap(Transfer& other) noexcept {
-      std::swap(idle_, other.idle_);
-      std::swap(record_, other.record_);
-      std::swap(exchange_, other.exchange_);
-    }
-    void give_back() {
-      if (exchange_) {
-        exchange_->release();
-        idle_->free.push_back(exchange_);
-      }
-      exchange_ = nullptr;
-      record_ = nullptr;
-      idle_.reset();
-    }
+    /// Of an exchange, when nobody holds it any more.
+    struct End {
+      std::shared_ptr<Idle> idle;
+      detail::DeviceExchange* exchange;  // or null
+      bool complete;
 
-    std::shared_ptr<Idle> idle_;
-    detail::InProcessRing::Record* record_ = nullptr;
-    detail::DeviceExchange* exchange_ = nullptr;
+      void operator()(detail::InProcessRing::Record* record) const {
+        idle->shared->ring.close(*record);
+        if (!exchange) return;
+        if (!complete) exchange->drain();
+        idle->give_back(*exchange);
+      }
+    };
+    using Record = std::unique_ptr<detail::InProcessRing::Record, End>;
+
+    Transfer(std::shared_ptr<Idle> const& idle, int rank, size_t posts, detail::DeviceExchange* exchange = nullptr)
+        : record_(idle->shared->ring.open(rank, posts), End{idle, exchange, false}) {}
+
+    Record record_;
   };
 
   template <class Space>
@@ -153,29 +149,24 @@ class CudaPeer {
   template <class B> Transfer exchange(B& backend, std::span<Send const> sends, std::span<Recv const> recvs) {
     static_assert(moves<typename B::Space>, "ringattn: CudaPeer moves memory of devices and of the host only");
     detail::check_peers(rank_, size(), sends, recvs);
-    Transfer transfer;
-    transfer.idle_ = idle_;
     size_t const messages = sends.size() + recvs.size();
+    detail::DeviceExchange* exchange = nullptr;
     if constexpr (std::is_same_v<typename B::Space, DeviceSpace>) {
       cuda::DeviceGuard const guard(backend.device());
       if (ring().options().chaos.poison)
         for (Recv const& r : recvs)
           cuda::check(cudaMemsetAsync(r.bytes.data(), 0xff, r.bytes.size(), backend.stream()), "poison");
-      auto& x = idle_->take(backend.device(), messages);
-      transfer.exchange_ = &x;
-      if (cudaError_t const e = cudaEventRecord(x.ready, backend.stream()); e != cudaSuccess) {
-        transfer.give_back();
+      exchange = &idle_->take(backend.device(), messages);
+      if (cudaError_t const e = cudaEventRecord(exchange->ready, backend.stream()); e != cudaSuccess) {
+        idle_->give_back(*exchange);
         cuda::check(e, "post an exchange");
       }
     }
-    transfer.record_ = ring().open(rank_, messages);
+    Transfer transfer(idle_, rank_, messages, exchange);
+    count(sends);
     size_t next = 0;
-    auto const place = [&]() -> void* { return transfer.exchange_ ? &transfer.exchange_->places[next++] : nullptr; };
-    for (Send const& s : sends) {
-      ++messages_;
-      bytes_ += int64_t(s.bytes.size());
-      ring().send(*transfer.record_, Lane::data, s.to, s.bytes, place());
-    }
+    auto const place = [&]() -> void* { return exchange ? &exchange->places[next++] : nullptr; };
+    for (Send const& s : sends) ring().send(*transfer.record_, Lane::data, s.to, s.bytes, place());
     for (Recv const& r : recvs) ring().receive(*transfer.record_, Lane::data, r.from, r.bytes, place());
     return transfer;
   }
@@ -186,12 +177,10 @@ class CudaPeer {
     detail::check_gather(rank_, size(), mine, all);
     auto const part = [&](int r) { return all.subspan(size_t(r) * mine.size(), mine.size()); };
     if (!mine.empty()) std::memmove(part(rank_).data(), mine.data(), mine.size());
-    Transfer transfer;
-    transfer.idle_ = idle_;
-    transfer.record_ = ring().open(rank_, 2 * size_t(size() - 1));
+    Transfer transfer(idle_, rank_, 2 * size_t(size() - 1));
+    count_control(size() - 1);
     for (int i = 1; i < size(); ++i) {
       int const to = (rank_ + i) % size(), from = (rank_ - i + size()) % size();
-      ++control_messages_;
       ring().send(*transfer.record_, Lane::control, to, mine);
       ring().receive(*transfer.record_, Lane::control, from, part(from));
     }
@@ -204,10 +193,6 @@ class CudaPeer {
   std::optional<std::string> aborted() const { return ring().aborted(); }
   std::chrono::nanoseconds deadline() const { return ring().options().deadline; }
 
-  int64_t messages() const { return messages_; }                  ///< data messages sent by this rank
-  int64_t bytes() const { return bytes_; }                        ///< bytes of data sent by this rank
-  int64_t control_messages() const { return control_messages_; }  ///< messages of all_gather sent by this rank
-
  private:
   using Lane = detail::InProcessRing::Lane;
 
@@ -215,7 +200,6 @@ class CudaPeer {
 
   std::shared_ptr<Idle> idle_;
   int rank_;
-  int64_t messages_ = 0, bytes_ = 0, control_messages_ = 0;
 };
 
 static_assert(RingCommunicator<CudaPeer, HostControl> && Control<CudaPeer> && Moves<CudaPeer, HostSpace> &&

@@ -20,11 +20,12 @@
 
 #include "check.hpp"
 #include "in_process_ring.hpp"
+#include "transfer.hpp"
 
 namespace ringattn::inline RINGATTN_ABI {
 
 /// One rank of a ring of threads. Moves host memory. Each object is used by one thread at a time.
-class InProcess {
+class InProcess : public detail::Sent {
  public:
   /// What the ranks of a ring share, a handle that copies cheaply: give one to every thread that makes its own rank.
   class World {
@@ -49,38 +50,22 @@ class InProcess {
   class Transfer {
    public:
     Transfer() = default;
-    Transfer(Transfer&& other) noexcept
-        : ring_(std::move(other.ring_)), record_(std::exchange(other.record_, nullptr)) {}
-    Transfer& operator=(Transfer&& other) noexcept {
-      if (this == &other) return *this;
-      drop();
-      ring_ = std::move(other.ring_);
-      record_ = std::exchange(other.record_, nullptr);
-      return *this;
-    }
-    ~Transfer() { drop(); }
 
     /// Blocks for at most `slice`. True: everything has been sent and received. False: not yet, or the ring was aborted
     /// (then at once).
     template <class B> bool wait_for(B&, std::chrono::nanoseconds slice) {
-      if (record_ == nullptr) return true;
-      if (!ring_->wait(*record_, slice)) return false;
-      drop();
+      if (!record_) return true;
+      if (!record_.ring().wait(*record_, slice)) return false;
+      record_ = {};
       return true;
     }
 
    private:
     friend class InProcess;
-    Transfer(std::shared_ptr<detail::InProcessRing> ring, int rank, size_t posts)
-        : ring_(std::move(ring)), record_(ring_->open(rank, posts)) {}
+    Transfer(std::shared_ptr<detail::InProcessRing> const& ring, int rank, size_t posts)
+        : record_(ring, ring->open(rank, posts)) {}
 
-    void drop() {
-      if (record_ != nullptr) ring_->close(*std::exchange(record_, nullptr));
-      ring_.reset();
-    }
-
-    std::shared_ptr<detail::InProcessRing> ring_;
-    detail::InProcessRing::Record* record_ = nullptr;
+    detail::OpenRecord<detail::InProcessRing> record_;
   };
 
   template <class Space> static constexpr bool moves = std::is_same_v<Space, HostSpace>;
@@ -102,11 +87,8 @@ class InProcess {
                   "Policy::Communicator");
     detail::check_peers(rank_, size(), sends, recvs);
     Transfer transfer(ring_, rank_, sends.size() + recvs.size());
-    for (Send const& s : sends) {
-      ++messages_;
-      bytes_ += int64_t(s.bytes.size());
-      ring_->send(*transfer.record_, Lane::data, s.to, s.bytes);
-    }
+    count(sends);
+    for (Send const& s : sends) ring_->send(*transfer.record_, Lane::data, s.to, s.bytes);
     for (Recv const& r : recvs) ring_->receive(*transfer.record_, Lane::data, r.from, r.bytes);
     return transfer;
   }
@@ -115,13 +97,13 @@ class InProcess {
   Transfer all_gather(std::span<std::byte const> mine, std::span<std::byte> all) {
     detail::check_gather(rank_, size(), mine, all);
     Transfer transfer(ring_, rank_, 2 * size_t(size() - 1));
+    count_control(size() - 1);
     for (int peer = 0; peer < size(); ++peer) {
       auto const place = all.subspan(size_t(peer) * mine.size(), mine.size());
       if (peer == rank_) {
         if (!mine.empty()) std::memmove(place.data(), mine.data(), mine.size());
         continue;
       }
-      ++control_messages_;
       ring_->send(*transfer.record_, Lane::control, peer, mine);
       ring_->receive(*transfer.record_, Lane::control, peer, place);
     }
@@ -135,16 +117,11 @@ class InProcess {
   std::optional<std::string> aborted() const { return ring_->aborted(); }
   std::chrono::nanoseconds deadline() const { return ring_->options().deadline; }
 
-  int64_t messages() const { return messages_; }                  ///< data messages sent by this rank
-  int64_t bytes() const { return bytes_; }                        ///< bytes of data sent by this rank
-  int64_t control_messages() const { return control_messages_; }  ///< messages of all_gather sent by this rank
-
  private:
   using Lane = detail::InProcessRing::Lane;
 
   std::shared_ptr<detail::InProcessRing> ring_;
   int rank_;
-  int64_t messages_ = 0, bytes_ = 0, control_messages_ = 0;
 };
 
 static_assert(RingCommunicator<InProcess, HostControl> && Control<InProcess> && Moves<InProcess, HostSpace> &&

@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "mpi_ring.hpp"
+#include "transfer.hpp"
 
 namespace ringattn::inline RINGATTN_ABI {
 
@@ -23,7 +24,7 @@ namespace ringattn::inline RINGATTN_ABI {
 /// MPI moves bytes while it is called: long computations call `progress` (8 to 64 times per step are enough). MPI does
 /// not report dead peers: that is what deadlines are for. After an abort the duplicate is not freed (that is collective
 /// and could wait for ever); it costs a communicator, and a job with a dead rank has to end by MPI_Abort anyway.
-class Mpi {
+class Mpi : public detail::Sent {
  public:
   /// The messages of one exchange. The buffers must live until `wait_for` has returned true or the transfer is gone.
   /// Destroying one that is under way aborts the ring (if nobody has yet), cancels its receives and waits until MPI has
@@ -32,37 +33,21 @@ class Mpi {
   class Transfer {
    public:
     Transfer() = default;
-    Transfer(Transfer&& other) noexcept
-        : ring_(std::move(other.ring_)), record_(std::exchange(other.record_, nullptr)) {}
-    Transfer& operator=(Transfer&& other) noexcept {
-      if (this == &other) return *this;
-      drop();
-      ring_ = std::move(other.ring_);
-      record_ = std::exchange(other.record_, nullptr);
-      return *this;
-    }
-    ~Transfer() { drop(); }
 
     /// Polls for at most `slice`. True: everything has been sent (the buffers are free) and received. False: not yet,
     /// or the ring was aborted (then at once). Throws Error{transport} for an error that MPI returned.
     template <class B> bool wait_for(B&, std::chrono::nanoseconds slice) {
-      if (record_ == nullptr) return true;
-      if (!ring_->wait(*record_, slice)) return false;
-      drop();
+      if (!record_) return true;
+      if (!record_.ring().wait(*record_, slice)) return false;
+      record_ = {};
       return true;
     }
 
    private:
     friend class Mpi;
-    explicit Transfer(std::shared_ptr<detail::MpiRing> ring) : ring_(std::move(ring)), record_(ring_->open()) {}
+    explicit Transfer(std::shared_ptr<detail::MpiRing> const& ring) : record_(ring, ring->open()) {}
 
-    void drop() {
-      if (record_ != nullptr) ring_->close(*std::exchange(record_, nullptr));
-      ring_.reset();
-    }
-
-    std::shared_ptr<detail::MpiRing> ring_;
-    detail::MpiRing::Record* record_ = nullptr;
+    detail::OpenRecord<detail::MpiRing> record_;
   };
 
   template <class Space> static constexpr bool moves = std::is_same_v<Space, HostSpace>;
@@ -83,11 +68,8 @@ class Mpi {
     Transfer transfer = begin();
     if (transfer.record_->lost) return transfer;
     for (Recv const& r : recvs) ring_->receive(*transfer.record_, detail::MpiRing::data_tag, r.from, r.bytes);
-    for (Send const& s : sends) {
-      ring_->send(*transfer.record_, detail::MpiRing::data_tag, s.to, s.bytes);
-      ++messages_;
-      bytes_ += int64_t(s.bytes.size());
-    }
+    for (Send const& s : sends) ring_->send(*transfer.record_, detail::MpiRing::data_tag, s.to, s.bytes);
+    count(sends);
     return transfer;
   }
 
@@ -100,11 +82,9 @@ class Mpi {
     if (!mine.empty()) std::memmove(place(rank()).data(), mine.data(), mine.size());
     for (int peer = 0; peer < size(); ++peer)
       if (peer != rank()) ring_->receive(*transfer.record_, detail::MpiRing::control_tag, peer, place(peer));
-    for (int peer = 0; peer < size(); ++peer) {
-      if (peer == rank()) continue;
-      ring_->send(*transfer.record_, detail::MpiRing::control_tag, peer, mine);
-      ++control_messages_;
-    }
+    for (int peer = 0; peer < size(); ++peer)
+      if (peer != rank()) ring_->send(*transfer.record_, detail::MpiRing::control_tag, peer, mine);
+    count_control(size() - 1);
     return transfer;
   }
 
@@ -116,10 +96,6 @@ class Mpi {
   std::optional<std::string> aborted() const { return ring_->aborted(); }
   std::chrono::nanoseconds deadline() const { return ring_->options().deadline; }
 
-  int64_t messages() const { return messages_; }                  ///< data messages sent by this rank
-  int64_t bytes() const { return bytes_; }                        ///< bytes of data sent by this rank
-  int64_t control_messages() const { return control_messages_; }  ///< messages of all_gather sent by this rank
-
  private:
   Transfer begin() {
     Transfer transfer(ring_);
@@ -128,7 +104,6 @@ class Mpi {
   }
 
   std::shared_ptr<detail::MpiRing> ring_;
-  int64_t messages_ = 0, bytes_ = 0, control_messages_ = 0;
 };
 
 static_assert(RingCommunicator<Mpi, HostControl> && Control<Mpi> && Moves<Mpi, HostSpace> && !Moves<Mpi, DeviceSpace>);

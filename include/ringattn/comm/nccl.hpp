@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "nccl_ring.hpp"
+#include "transfer.hpp"
 
 namespace ringattn::inline RINGATTN_ABI {
 
@@ -25,7 +26,7 @@ namespace ringattn::inline RINGATTN_ABI {
 /// same order, as the pipeline does. A message of the wrong size is not noticed by NCCL; the deadline ends it.
 /// After an abort every rank tears its NCCL communicator down when it next calls this object or drops a transfer.
 /// One thread at a time; NCCL asks for one thread per device.
-template <class HostRing> class Nccl {
+template <class HostRing> class Nccl : detail::Sent {
   using HostTransfer = decltype(std::declval<HostRing&>().all_gather({}, {}));
 
   struct Shared {
@@ -50,51 +51,46 @@ template <class HostRing> class Nccl {
   class Transfer {
    public:
     Transfer() = default;
-    Transfer(Transfer&& other) noexcept { swap(other); }
-    Transfer& operator=(Transfer&& other) noexcept {
-      Transfer(std::move(other)).swap(*this);
-      return *this;
-    }
-    ~Transfer() {
-      if (!group_) return;
-      shared_->host.abort("rank " + std::to_string(shared_->ring.rank()) + " gave up a transfer that was under way");
-      shared_->ring.tear_down();
-      shared_->ring.give_back(*group_);
-    }
 
     /// Device memory: true, at once as a rule, when later work of the backend is ordered behind all that is sent and
     /// received; what NCCL has in the making is polled for at most `slice`. Host memory: as HostRing's transfers.
     /// Throws Error{transport} for an error that NCCL reported.
     template <class B> bool wait_for(B& backend, std::chrono::nanoseconds slice) {
-      if (!shared_) return host_.wait_for(backend, slice);
+      Shared* const shared = group_.get_deleter().shared.get();
+      if (!shared) return host_.wait_for(backend, slice);
       auto const begin = std::chrono::steady_clock::now();
       for (;;) {
-        if (!shared_->whole() || !group_) return false;
-        shared_->ring.pump();
+        if (!shared->whole() || !group_) return false;
+        shared->ring.pump();
         if (group_->launched) break;
         if (std::chrono::steady_clock::now() - begin >= slice) return false;
         std::this_thread::yield();
       }
-      shared_->ring.poll();
+      shared->ring.poll();
       if constexpr (std::is_same_v<typename B::Space, DeviceSpace>) {
         cuda::DeviceGuard const guard(backend.device());
-        shared_->ring.order_behind(*group_, backend.stream());
+        shared->ring.order_behind(*group_, backend.stream());
       }
-      shared_->ring.give_back(*std::exchange(group_, nullptr));
-      shared_.reset();
+      shared->ring.give_back(*group_.release());
+      group_ = Group();
       return true;
     }
 
    private:
     friend class Nccl;
-    void swap(Transfer& other) noexcept {
-      std::swap(shared_, other.shared_);
-      std::swap(group_, other.group_);
-      std::swap(host_, other.host_);
-    }
+    /// Of a group that is still under way when nobody holds it any more.
+    struct GiveUp {
+      std::shared_ptr<Shared> shared;
 
-    std::shared_ptr<Shared> shared_;  // of device memory, until it is complete
-    detail::NcclRing::Group* group_ = nullptr;
+      void operator()(detail::NcclRing::Group* group) const {
+        shared->host.abort("rank " + std::to_string(shared->ring.rank()) + " gave up a transfer that was under way");
+        shared->ring.tear_down();
+        shared->ring.give_back(*group);
+      }
+    };
+    using Group = std::unique_ptr<detail::NcclRing::Group, GiveUp>;
+
+    Group group_;  // of device memory, until it is complete; without `shared` it is the host's
     HostTransfer host_;
   };
 
@@ -146,14 +142,13 @@ template <class HostRing> class Nccl {
     Transfer t;
     if constexpr (std::is_same_v<typename B::Space, DeviceSpace>) {
       detail::check_peers(rank(), size(), sends, recvs);
-      t.shared_ = shared_;
-      for (Send const& s : sends) {
-        ++messages_;
-        bytes_ += int64_t(s.bytes.size());
+      count(sends);
+      detail::NcclRing::Group* group = nullptr;
+      if (shared_->whole()) {
+        cuda::DeviceGuard const guard(backend.device());
+        group = shared_->ring.post(sends, recvs, backend.stream());
       }
-      if (!shared_->whole()) return t;
-      cuda::DeviceGuard const guard(backend.device());
-      t.group_ = shared_->ring.post(sends, recvs, backend.stream());
+      t.group_ = {group, typename Transfer::GiveUp{shared_}};
     } else {
       t.host_ = host().exchange(backend, sends, recvs);
     }
@@ -184,8 +179,8 @@ template <class HostRing> class Nccl {
   std::optional<std::string> aborted() const { return host().aborted(); }
   std::chrono::nanoseconds deadline() const { return host().deadline(); }
 
-  int64_t messages() const { return messages_ + host().messages(); }  ///< data messages sent by this rank
-  int64_t bytes() const { return bytes_ + host().bytes(); }           ///< bytes of data sent by this rank
+  int64_t messages() const { return Sent::messages() + host().messages(); }  ///< data messages sent by this rank
+  int64_t bytes() const { return Sent::bytes() + host().bytes(); }           ///< bytes of data sent by this rank
   int64_t control_messages() const {
     return host().control_messages() - control_before_;
   }  ///< messages of all_gather sent
@@ -217,7 +212,7 @@ template <class HostRing> class Nccl {
   }
 
   std::shared_ptr<Shared> shared_;
-  int64_t messages_ = 0, bytes_ = 0, control_before_ = 0;
+  int64_t control_before_ = 0;
 };
 
 }  // namespace ringattn
