@@ -95,15 +95,15 @@ def build_and_run(test, include, folder, args):
     else:
         nvcc_include = args.nvcc.resolve().parent.parent / 'include'
         nccl = ['-l:libnccl.so.2'] if test == 'nccl' else []
-        commands = [[args.compiler, '-std=c++20', '-O1', '-I', include, '-I', TESTS, '-isystem', nvcc_include, TESTS / f'cuda/{test}.cpp',
-                     TESTS / 'main.cpp', '-o', program, '-L', emulator, *nccl, *libraries]]
+        commands = [[args.compiler, '-std=c++20', '-I', include, '-I', TESTS, '-isystem', nvcc_include, TESTS / f'cuda/{test}.cpp',
+                     args.main, '-o', program, '-L', emulator, *nccl, *libraries]]
     for command in commands:
         done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
         if done.returncode:
             errors = [line for line in done.stderr.splitlines() if 'error' in line]
             return f'does not compile: {errors[0] if errors else done.stderr[-300:]}'
     try:
-        done = subprocess.run([program], capture_output=True, text=True, timeout=300,
+        done = subprocess.run([program] if device_test else [program, '--abort-after=1'], capture_output=True, text=True, timeout=300,
                               env={**os.environ, 'LD_LIBRARY_PATH': str(emulator), 'RINGATTN_TEST_TIMEOUT': '120'})
     except subprocess.TimeoutExpired:
         return 'red: no end within 300 s'
@@ -137,6 +137,9 @@ def main():
     parser.add_argument('--jobs', type=int, default=1)
     parser.add_argument('--compiler', default='c++')
     args = parser.parse_args()
+    args.main = args.build_dir.resolve() / 'cuda_mutations_main.o'  # the same for all tests of transports
+    args.main.parent.mkdir(parents=True, exist_ok=True)
+    subprocess.run([args.compiler, '-std=c++20', '-c', TESTS / 'main.cpp', '-o', args.main], check=True)
     nccl = (args.emulator / 'libnccl.so.2').exists()
     wanted = [m for m in MUTANTS if (not args.names or m[0] in args.names) and (nccl or m[2] != 'nccl')]
     missed = []
