@@ -49,8 +49,11 @@ def find_disassembler(nvcc):
 
 def name_of(demangled):
     """The kernel and its head_dim; None for what is not ours."""
-    found = re.search(r"::(\w+)<ringattn::\w+::Kernel<[^>]*?, (\d+), (\d+)>", demangled)
-    return (found[1], int(found[2])) if found else None
+    found = re.search(r"::(\w+)<ringattn::\w+::Kernel<ringattn::\w+::\w+, ringattn::\w+::(\w+),[^>]*?, (\d+), (\d+)>(.*?)>\(", demangled)
+    if not found:
+        return None
+    kernel, mask, dim, _, rest = found.groups()
+    return (f"{kernel}_atomic_{mask.lower()}" if "Adding)1" in rest else kernel), int(dim)
 
 
 def measure(nvcc, disassembler, precision, card, folder):

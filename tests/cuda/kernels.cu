@@ -14,6 +14,15 @@ constexpr int card = RINGATTN_CARD;
 void const* volatile kept;
 template <class Function> void keep(Function* f) { kept = reinterpret_cast<void const*>(f); }
 
+/// Gradients by atomics, which are the same kernels but for one place: these stand for all.
+template <class Mask, int head_dim> void atomic_kernel(char const* mask) {
+  using K = Kernel<RINGATTN_PRECISION, Mask, Plain, DefaultTiles, head_dim, head_dim>;
+  using B = sm::BackwardSizes<K, card>;
+  keep(sm::attend_backward<K, card, sm::Adding::atomic>);
+  std::printf("attend_backward_atomic_%s %d %d %zu %d %d\n", mask, head_dim, B::threads, size_t(B::shared), B::tile.q,
+              B::tile.kv);
+}
+
 template <int head_dim> void kernels() {
   using K = Kernel<RINGATTN_PRECISION, Causal, Plain, DefaultTiles, head_dim, head_dim>;
   using F = sm::Sizes<K, card>;
@@ -24,6 +33,10 @@ template <int head_dim> void kernels() {
   keep(sm::find_facts<K, card>);
   keep(sm::write_dq<K, card>);
   std::printf("attend %d %d %zu %d %d\n", head_dim, F::threads, size_t(F::shared), F::tile.q, F::tile.kv);
+  if constexpr (std::is_same_v<RINGATTN_PRECISION, Bf16> && (head_dim == 64 || head_dim == 128)) {
+    atomic_kernel<Causal, head_dim>("causal");
+    atomic_kernel<Full, head_dim>("full");
+  }
   std::printf("attend_backward %d %d %zu %d %d\n", head_dim, B::threads, size_t(B::shared), B::tile.q, B::tile.kv);
 }
 
