@@ -3,10 +3,7 @@
 // product of cuBLAS (8192 cubed, bf16). JSON lines out. `--tiny` only shows that it runs.
 #include <ringattn/comm/cuda_peer.hpp>
 #include <ringattn/comm/solo.hpp>
-#include <ringattn/cuda/backend.cuh>
-#include <ringattn/ring_attention.hpp>
 
-#include <algorithm>
 #include <string>
 
 #if __has_include(<cublas_v2.h>) && !defined(BENCH_WITHOUT_CUBLAS)
@@ -14,6 +11,7 @@
 #define BENCH_CUBLAS
 #endif
 
+#include "gpu_timing.cuh"
 #include "json.hpp"
 
 namespace bench {
@@ -24,89 +22,14 @@ struct Shape {
   int64_t batch, seq, heads, kv_heads;
 };
 
-/// The median of some rounds of a call, in milliseconds; `repeat` calls are a round.
-template <class F> double milliseconds(cudaStream_t stream, int rounds, int repeat, F call) {
-  cudaEvent_t begin, end;
-  cuda::check(cudaEventCreate(&begin), "event");
-  cuda::check(cudaEventCreate(&end), "event");
-  call();  // caches, clocks
-  std::vector<double> times;
-  for (int r = 0; r < rounds; ++r) {
-    cuda::check(cudaEventRecord(begin, stream), "record");
-    for (int i = 0; i < repeat; ++i) call();
-    cuda::check(cudaEventRecord(end, stream), "record");
-    cuda::check(cudaEventSynchronize(end), "synchronize");
-    float ms = 0;
-    cuda::check(cudaEventElapsedTime(&ms, begin, end), "elapsed");
-    times.push_back(double(ms) / repeat);
-  }
-  (void)cudaEventDestroy(begin);
-  (void)cudaEventDestroy(end);
-  std::sort(times.begin(), times.end());
-  return times[times.size() / 2];
-}
-
-/// Numbers in [-1, 1) from a hash of the index.
-template <class T> __global__ void fill(T* x, int64_t n, unsigned seed) {
-  for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += int64_t(gridDim.x) * blockDim.x) {
-    unsigned h = unsigned(i) * 2654435761u + seed;
-    h = (h ^ (h >> 15)) * 2246822519u;
-    h ^= h >> 13;
-    x[i] = cuda::convert<T>(float(h >> 8) * 0x1p-23f - 1);
-  }
-}
-
-template <class Precision_, class Mask_, int head_dim_, class Communicator_> struct GpuPolicy : Policy {
+template <class Precision_, class Mask_, int head_dim_, class Communicator_, class Gradients = OrderedGradients>
+struct GpuPolicy : Policy {
   using Precision = Precision_;
   using Mask = Mask_;
   using Shard = ZigZag;
-  using Backend = Cuda<>;
+  using Backend = Cuda<sm80, Gradients>;
   using Communicator = Communicator_;
   static constexpr int head_dim = head_dim_;
-};
-
-/// One rank's tensors.
-template <class P> class Tensors {
- public:
-  using Element = typename P::Precision::Element;
-  using Space = DeviceSpace;
-
-  Tensors(Cuda<>& backend, RingAttention<P> const& ring) : local_(ring.local()), backend_(backend) {
-    Local const& l = local_;
-    for (int64_t n :
-         {l.q.count(), l.k.count(), l.v.count(), l.out.count(), l.out.count(), l.q.count(), l.k.count(), l.v.count()}) {
-      memory_.push_back(backend.allocate(size_t(n) * sizeof(Element)));
-      cuda::launch("fill", fill<Element>, 1024, 256, 0, {backend.stream(), backend.device()}, at(memory_.size() - 1), n,
-                   unsigned(memory_.size()));
-    }
-    memory_.push_back(backend.allocate(size_t(l.lse.count()) * sizeof(float)));
-  }
-  void forward(RingAttention<P>& ring) {
-    Local const& l = local_;
-    ring.forward({.q = in(0, l.q), .k = in(1, l.k), .v = in(2, l.v), .out = out(3, l.out), .lse = lse()});
-  }
-  void backward(RingAttention<P>& ring) {
-    Local const& l = local_;
-    ring.backward({.q = in(0, l.q),
-                   .k = in(1, l.k),
-                   .v = in(2, l.v),
-                   .out = in(3, l.out),
-                   .lse = lse(),
-                   .dout = in(4, l.out),
-                   .dq = out(5, l.q),
-                   .dk = out(6, l.k),
-                   .dv = out(7, l.v)});
-  }
-
- private:
-  Element* at(size_t i) { return reinterpret_cast<Element*>(memory_[i].data()); }
-  View<Element, Space> out(size_t i, Extents e) { return {at(i), e}; }
-  View<Element const, Space> in(size_t i, Extents e) { return out(i, e); }
-  View<float, Space> lse() { return {reinterpret_cast<float*>(memory_[8].data()), local_.lse}; }
-
-  Local local_;
-  Cuda<>& backend_;
-  std::vector<Cuda<>::Buffer> memory_;
 };
 
 double gemm_tflops(bool tiny) {
@@ -159,7 +82,7 @@ struct Bench {
   }
 
   /// One call each, and the same work as a ring of virtual ranks: its time is that of all of them together.
-  template <class Precision, class Mask, int head_dim>
+  template <class Precision, class Mask, int head_dim, bool atomic = false>
   void run(char const* precision, char const* mask, Shape const& s, std::initializer_list<int> rings) {
     double const flop = 4. * double(s.batch * s.heads * s.seq * s.seq) * head_dim * (mask[0] == 'c' ? 0.5 : 1);
     int const rounds = tiny ? 1 : 7, repeat = tiny ? 1 : 3;
@@ -168,11 +91,22 @@ struct Bench {
       Cuda<> backend;
       Solo comm;
       RingAttention<P> ring(backend, comm, {.problem = {s.batch, s.seq, -1, s.heads, s.kv_heads}});
-      Tensors<P> t(backend, ring);
+      Tensors<typename Precision::Element> t(backend, ring.local());
       double const forward = milliseconds(backend.stream(), rounds, repeat, [&] { t.forward(ring); });
       double const backward = milliseconds(backend.stream(), rounds, repeat, [&] { t.backward(ring); });
       line("forward", precision, mask, head_dim, s, 1, forward, flop);
       line("backward", precision, mask, head_dim, s, 1, backward, 2.5 * flop);
+      backend.synchronize();
+    }
+    if constexpr (atomic) {
+      using P = GpuPolicy<Precision, Mask, head_dim, Solo, AtomicGradients>;
+      Cuda<sm80, AtomicGradients> backend;
+      Solo comm;
+      RingAttention<P> ring(backend, comm, {.problem = {s.batch, s.seq, -1, s.heads, s.kv_heads}});
+      Tensors<typename Precision::Element, Cuda<sm80, AtomicGradients>> t(backend, ring.local());
+      t.forward(ring);
+      line("backward, atomic dQ", precision, mask, head_dim, s, 1,
+           milliseconds(backend.stream(), rounds, repeat, [&] { t.backward(ring); }), 2.5 * flop);
       backend.synchronize();
     }
     for (int ranks : rings) {
@@ -181,7 +115,7 @@ struct Bench {
       run_ranks<CudaPeer>(ranks, [&](CudaPeer& comm) {
         Cuda<> backend;
         RingAttention<P> ring(backend, comm, {.problem = {s.batch, s.seq, -1, s.heads, s.kv_heads}});
-        Tensors<P> t(backend, ring);
+        Tensors<typename Precision::Element> t(backend, ring.local());
         auto const timed = [&](auto call) {
           std::vector<double> times;
           for (int r = 0; r < rounds + 1; ++r) {
@@ -231,8 +165,8 @@ int main(int argc, char** argv) {
     Shape const small{1, 256, 2, 1},
         at_2k = b.tiny ? small : Shape{8, 2048, 16, 16}, at_8k = b.tiny ? small : Shape{2, 8192, 16, 16},
         at_16k = b.tiny ? small : Shape{1, 16384, 16, 16}, grouped = b.tiny ? small : Shape{1, 16384, 32, 4};
-    b.run<Bf16, Full, 128>("bf16", "full", at_16k, {2, 4});
-    b.run<Bf16, Causal, 128>("bf16", "causal", at_16k, {2, 4});
+    b.run<Bf16, Full, 128, true>("bf16", "full", at_16k, {2, 4});
+    b.run<Bf16, Causal, 128, true>("bf16", "causal", at_16k, {2, 4});
     if (b.tiny) return 0;
     b.run<Bf16, Full, 128>("bf16", "full", at_2k, {});
     b.run<Bf16, Causal, 128>("bf16", "causal", at_8k, {});

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What every benchmark shares: clocks, medians, inputs that can be made again elsewhere, and the command line.
+// What every benchmark of the CPU shares: clocks, inputs that can be made again elsewhere, and where figures are from.
 #pragma once
 
 #include <algorithm>
@@ -10,14 +10,13 @@
 #include <cstdlib>
 #include <ctime>
 #include <fstream>
-#include <map>
 #include <ringattn/ringattn.hpp>
-#include <sstream>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "json.hpp"
+#include "options.hpp"
 #include "peak.hpp"
 
 namespace bench {
@@ -33,25 +32,6 @@ inline double cpu_time() {
   clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
   return double(t.tv_sec) + 1e-9 * double(t.tv_nsec);
 }
-
-/// Repetitions of one quantity.
-class Sample {
- public:
-  void add(double x) { values_.push_back(x); }
-  size_t size() const { return values_.size(); }
-  double median() const {
-    if (values_.empty()) return NAN;
-    std::vector<double> v = values_;
-    std::sort(v.begin(), v.end());
-    return (v[(v.size() - 1) / 2] + v[v.size() / 2]) / 2;
-  }
-  double min() const { return values_.empty() ? NAN : *std::min_element(values_.begin(), values_.end()); }
-  double max() const { return values_.empty() ? NAN : *std::max_element(values_.begin(), values_.end()); }
-  Json json() const { return {{"median", median()}, {"min", min()}, {"max", max()}}; }
-
- private:
-  std::vector<double> values_;
-};
 
 /// Unit variance and nearly normal: the sum of the four 16-bit parts of a hash of (seed, index). Integer arithmetic and
 /// one rounding, so that peers/inputs.py makes the same numbers.
@@ -108,54 +88,5 @@ inline Json machine() {
   return {
       {"cpu", model}, {"cores", int(std::thread::hardware_concurrency())}, {"isa", isa_name()}, {"compiler", compiler}};
 }
-
-/// `--name value` and `--flag`; whatever the program does not know is an error.
-class Options {
- public:
-  Options(int argc, char** argv, std::vector<std::pair<std::string, std::string>> known) {
-    auto const usage = [&](std::string const& wrong) {
-      if (!wrong.empty()) std::fprintf(stderr, "unknown option or missing value: %s\n", wrong.c_str());
-      std::fprintf(stderr, "usage: %s [options]\n", argv[0]);
-      for (auto const& [name, help] : known) std::fprintf(stderr, "  %-20s %s\n", name.c_str(), help.c_str());
-      std::exit(wrong.empty() ? 0 : 2);
-    };
-    for (int i = 1; i < argc; ++i) {
-      std::string const arg = argv[i];
-      if (arg == "--help") usage("");
-      bool found = false;
-      for (auto const& [name, help] : known) {
-        bool const has_value = name.find(' ') != std::string::npos;
-        if (name.substr(0, name.find(' ')) != arg) continue;
-        if (has_value && i + 1 == argc) usage(arg);
-        values_[arg] = has_value ? argv[++i] : "1";
-        found = true;
-        break;
-      }
-      if (!found) usage(arg);
-    }
-  }
-  bool has(std::string const& name) const { return values_.count(name) != 0; }
-  std::string text(std::string const& name, std::string otherwise) const {
-    auto const it = values_.find(name);
-    return it == values_.end() ? otherwise : it->second;
-  }
-  double number(std::string const& name, double otherwise) const {
-    return has(name) ? std::strtod(values_.at(name).c_str(), nullptr) : otherwise;
-  }
-  std::vector<std::string> list(std::string const& name, std::string const& otherwise) const {
-    std::stringstream in(text(name, otherwise));
-    std::vector<std::string> out;
-    for (std::string item; std::getline(in, item, ',');) out.push_back(item);
-    return out;
-  }
-  std::vector<int64_t> numbers(std::string const& name, std::string const& otherwise) const {
-    std::vector<int64_t> out;
-    for (auto const& s : list(name, otherwise)) out.push_back(std::strtoll(s.c_str(), nullptr, 10));
-    return out;
-  }
-
- private:
-  std::map<std::string, std::string> values_;
-};
 
 }  // namespace bench
