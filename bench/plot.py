@@ -5,11 +5,12 @@
     plot.py roofline attention.jsonl roofline.svg     GFLOP/s against the peak and the memory bandwidth
     plot.py bars     attention.jsonl bars.svg         percent of the peak, median and spread, per case
     plot.py timeline ring.jsonl timeline.svg [NAME]   what every rank did, one lane each
-    plot.py peers    peers.jsonl peers.svg            ours beside the peers
+    plot.py peers    peers.jsonl peers.svg [REGEX]    ours beside the peers
     plot.py compare  a.jsonl b.jsonl [PERCENT]        medians of b over a; exit status 1 beyond PERCENT
 """
 import json
 import math
+import re
 import sys
 from html import escape
 
@@ -25,8 +26,8 @@ def read(path, bench=None):
 
 
 def latest(rows):
-    """The last line of every name: files are appended to."""
-    return list({r["name"]: r for r in rows}.values())
+    """The last line of every name (and peer): files are appended to."""
+    return list({(r["name"], r.get("peer")): r for r in rows}.values())
 
 
 class Svg:
@@ -211,12 +212,13 @@ def timeline(source, target, name=None):
     svg.write(target)
 
 
-def peers(source, target):
-    rows = [r for r in latest(read(source, "peers")) if r.get("ours") and r.get("peer_gflops")]
+def peers(source, target, only=""):
+    rows = [r for r in latest(read(source, "peers"))
+            if r.get("ours") and r.get("peer_gflops") and re.search(only, r["name"])]
     if not rows:
         sys.exit("no peers lines in " + source)
-    svg = Svg(960, 110 + 32 * len(rows), "GFLOP/s, interleaved in one run")
-    left, right, top = 360, 880, 60
+    svg = Svg(990, 110 + 32 * len(rows), "GFLOP/s, interleaved in one run")
+    left, right, top = 400, 860, 60
     high = max(max(r["ours"]["median"], r["peer_gflops"]["median"]) for r in rows) * 1.05
     svg.rect(left, 36, 12, 12, BLUE)
     svg.text(left + 18, 46, "ringattn")
@@ -225,11 +227,12 @@ def peers(source, target):
     for i, r in enumerate(rows):
         y = top + 32 * i
         svg.text(left - 8, y + 19, f'{r["name"]} / {r["peer"]}', 11, "end")
+        wrong = any(e["max"] > 0.01 for e in (r.get("error_peer") or {}).values() if "-fp32-" in r["name"])
         for j, (key, colour) in enumerate([("ours", BLUE), ("peer_gflops", ORANGE)]):
             w = r[key]["median"] / high * (right - left)
             svg.rect(left, y + 3 + 12 * j, w, 11, colour, f'{r[key]["median"]:.1f} GFLOP/s')
         svg.text(left + max(r["ours"]["median"], r["peer_gflops"]["median"]) / high * (right - left) + 6, y + 19,
-                 f'x {r["ratio"]["median"]:.2f}', 11)
+                 f'x {r["ratio"]["median"]:.2f}' + (", wrong" if wrong else ""), 11)
     svg.text(left, top + 32 * len(rows) + 26, machine_line(rows[0]), 11, "start", PALE)
     svg.write(target)
 
