@@ -95,6 +95,38 @@ TEST_CASE_TEMPLATE("other rows do not matter", K, C32, C16, C64) {
   CHECK(same_bytes(got.dq, rows(expected.dq, K::head_dim)));
 }
 
+// So few rows are computed with other register tiles, and many keys by several threads at once.
+TEST_CASE_TEMPLATE("few rows against many keys", K, C32, C16, C64) {
+  Case<K> all;
+  all.heads = 2;
+  all.kv_heads = 1;
+  all.q_rows = {{1100, 1, 131}};
+  all.k_rows = {{0, 1, 1300}, {1300, 2, 300}, {5, 3, 17}};
+  if constexpr (std::is_same_v<typename K::Mask, SlidingWindow>) all.mask = {700, 300};
+  all.fill(16);
+  Cpu one;
+  auto const expected = all.run(one);
+  check_against_oracle(all, expected);
+  CHECK(all.run(one, {1, 1, 1}) == expected);
+  for (int64_t n : {1, 3, 8, 12, 20, 47}) {
+    int64_t const first = 131 - n - n % 5;
+    Case<K> part = all;
+    part.q_rows = {all.q_rows[0].slice(first, n)};
+    auto const rows = [&](auto const& x, int64_t width) { return rows_of(x, first, n, all.heads * width); };
+    part.in.q = rows(all.in.q, K::head_dim);
+    part.in.dout = rows(all.in.dout, K::value_dim);
+    for (int threads : {1, 2, 3, 7}) {
+      CAPTURE(n);
+      CAPTURE(threads);
+      Cpu cpu({.threads = threads});
+      auto const got = part.run(cpu);
+      CHECK(same_bytes(got.out, rows(expected.out, K::value_dim)));
+      CHECK(same_bytes(got.lse, rows(expected.lse, 1)));
+      CHECK(same_bytes(got.dq, rows(expected.dq, K::head_dim)));
+    }
+  }
+}
+
 TEST_CASE("accumulate and copy") {
   for (int threads : {1, 3}) {
     Cpu cpu({.threads = threads});

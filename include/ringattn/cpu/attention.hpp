@@ -3,6 +3,10 @@
 // (softmax.hpp) runs down the lanes and never across them.
 #pragma once
 
+#include <atomic>
+#include <new>
+#include <thread>
+
 #include "control.hpp"
 #include "layout.hpp"
 #include "pack.hpp"
@@ -19,97 +23,143 @@ template <class K> class Forward {
   using Step = AttendStep<K, HostSpace>;
 
   Forward(Step const& step, int threads)
-      : step_(step), scaling_(scaling<K, T>(step.scale)), count_(count_panels_of<K>(step)), layout_(count_, threads) {
-    // Small chunks when there are few panels, so that every thread has some; and of one size, for a chunk that packs
-    // keys for a panel or two is slow.
-    int64_t const most =
-        std::clamp<int64_t>(count_.all() / (4 * int64_t(threads)), 1, std::max<int64_t>(layout_.chunk, 1));
+      : step_(step),
+        scaling_(scaling<K, T>(step.scale)),
+        count_(count_panels_of<K>(step)),
+        layout_(count_, threads),
+        segments_(std::max<int64_t>(count_tiles(step.k_rows, S::segment), 1)) {
+    // Some units for every thread: of segments where there are many, else of few panels. Chunks are of one size, for a
+    // chunk that packs keys for a panel or two is slow.
+    int64_t const wanted = threads == 1 ? 1 : 4 * int64_t(threads);
+    int64_t const most = std::clamp<int64_t>(count_.all() * segments_ / wanted, 1, std::max<int64_t>(layout_.chunk, 1));
     chunk_ = ceil_div(count_.of_group(), std::max<int64_t>(ceil_div(count_.of_group(), most), 1));
     chunk_ = std::max<int64_t>(chunk_, 1);
-    chunks_ = ceil_div(count_.of_group(), chunk_);
+    chunks_ = count_.batch * count_.kv_heads * ceil_div(count_.of_group(), chunk_);
+    splits_ = std::clamp<int64_t>(ceil_div(wanted, std::max<int64_t>(chunks_, 1)), 1, segments_);
   }
 
   int64_t panels() const { return count_.all(); }
-  int64_t units() const { return count_.batch * count_.kv_heads * chunks_; }
+  int64_t units() const { return chunks_ * splits_; }
 
-  void clear(int64_t panel) const {
-    std::fill_n(out(panel), S::value_rows * S::q, A(0));
-    std::fill_n(max(panel), S::q, softmax::minus_infinity<A>);
-    std::fill_n(sum(panel), S::q, A(0));
+  void clear(int64_t panel) const { clear(state_of(panel)); }
+  /// Before the units of a step.
+  void start() const {
+    for (int64_t chunk = 0; chunk < chunks_ && splits_ > 1; ++chunk) new (&turn(chunk)) std::atomic<int64_t>(0);
   }
 
-  /// One chunk of panels against all keys of the step. Late rows first: under a causal mask they have the most work.
+  /// One chunk of panels against some of the step's key segments. Late rows first: under a causal mask they have the
+  /// most work. Units must be started in order: each waits for the one with the segments before it.
   void unit(int64_t index, int worker, StepControl& control) const {
-    index = units() - 1 - index;
-    int64_t const pair = index / chunks_, b = pair / count_.kv_heads, g = pair % count_.kv_heads;
-    int64_t const begin = index % chunks_ * chunk_, n = std::min(chunk_, count_.of_group() - begin);
-    std::byte* const scratch = step_.state + layout_.scratch + size_t(worker) * layout_.scratch_bytes;
-    Scratch const mine{at<T>(scratch, layout_.queries), at<T>(scratch, layout_.keys),
-                       at<T>(scratch, layout_.values),  at<A>(scratch, layout_.scores),
-                       at<T>(scratch, layout_.weights), at<unsigned char>(scratch, layout_.seen)};
+    int64_t const chunk = chunks_ - 1 - index / splits_, split = index % splits_;
+    int64_t const per_pair = ceil_div(count_.of_group(), chunk_), pair = chunk / per_pair;
+    int64_t const b = pair / count_.kv_heads, g = pair % count_.kv_heads;
+    int64_t const begin = chunk % per_pair * chunk_, n = std::min(chunk_, count_.of_group() - begin);
+    Scratch const mine(step_.state + layout_.scratch + size_t(worker) * layout_.scratch_bytes, layout_);
     Panel panels[ForwardLayout<K>::most_panels];
     for (int64_t p = 0; p < n; ++p) {
       panels[p] = panel_of(b, g, begin + p);
       Slab<E const> const rows(step_.q, b, panels[p].first, panels[p].head);
-      for (int64_t w0 = 0; w0 < panels[p].rows.count; w0 += S::lanes)
-        pack_lanes<S::head, S::lanes>(rows.from(w0), std::min<int64_t>(S::lanes, panels[p].rows.count - w0),
-                                      scaling_.packed, mine.queries + (p * S::q + w0) * S::head_terms);
+      for (int64_t w0 = 0; w0 < panels[p].rows.count; w0 += S::lanes) {
+        int64_t const left = panels[p].rows.count - w0;
+        pack_lanes<S::head>(rows.from(w0), std::min<int64_t>(S::lanes, left), vectors_for(left) * S::vector,
+                            scaling_.packed, mine.queries + (p * S::q + w0) * S::head_terms);
+      }
     }
-    int64_t pairs = 0;
-    int64_t const all_keys = count_rows(step_.k_rows);
-    each_key_tile(step_.k_rows, S::tile.kv, [&](Rows k, int64_t first, int64_t) {
-      bool packed = false, special = false;
-      Slab<E const> const keys(step_.k, b, first, g), values(step_.v, b, first, g);
-      int64_t const next = std::min<int64_t>(S::keys, all_keys - first - k.count);
-      Prefetch<S::head, S::value, E> ahead(keys.from(k.count), values.from(k.count), next,
-                                           n * ceil_div(k.count, S::rows));
+    bool my_turn = split == 0;
+    int64_t const first_segment = split * segments_ / splits_, end_segment = (split + 1) * segments_ / splits_;
+    each_key_tile(step_.k_rows, S::segment, [&](Rows keys, int64_t first, int64_t segment) {
+      if (segment < first_segment) return true;
+      if (segment >= end_segment) return false;
+      State states[ForwardLayout<K>::most_panels];
+      if (!attend_segment(mine, b, g, panels, n, keys, first, my_turn, states, control)) return false;
       for (int64_t p = 0; p < n; ++p) {
-        VisibleKeys<S::keys> const see(step_.mask, panels[p].rows, k);
-        if (see.none()) continue;
-        if (!packed) {
-          pack_rows<S::head>(keys, k.count, round_up(k.count, S::rows), mine.keys);
-          special = pack_columns<S::value, S::value_rows, S::rows>(values, k.count, S::keys, mine.values);
-          packed = true;
-        }
-        attend(panels[p], mine, mine.queries + p * S::head_terms * S::q, k, see, special, ahead);
-        pairs += panels[p].rows.count * (see.end() - see.begin());
-        if (!control.keep_going()) return false;
+        State const running = state_of(panels[p].index);
+        if (!states[p].out || states[p].out == running.out) continue;
+        if (!my_turn && !wait_for_turn(chunk, split, control)) return false;
+        my_turn = true;
+        merge(panels[p].rows.count, running, states[p]);
       }
       return true;
     });
-    control.count_pairs(pairs);
+    if (splits_ == 1 || (!my_turn && !wait_for_turn(chunk, split, control))) return;
+    turn(chunk).store(split + 1, std::memory_order_release);
   }
 
   /// Normalises one panel and writes its rows.
   void finish(int64_t panel, AttendResult<K, HostSpace> const& result) const {
     int64_t const b = panel / count_.tiles / count_.heads, h = panel / count_.tiles % count_.heads;
     auto const [rows, first] = row_tile(step_.q_rows, S::tile.q, panel % count_.tiles);
+    State const state = state_of(panel);
     A factor[S::q];
     for (int64_t r = 0; r < rows.count; ++r) {
-      A const top = max(panel)[r], total = sum(panel)[r];
+      A const top = state.max[r], total = state.sum[r];
       bool const undefined = total == 0 && top != softmax::minus_infinity<A>;
       factor[r] = undefined ? std::numeric_limits<A>::quiet_NaN() : softmax::normaliser(total);
       if (result.lse) result.lse(b, first + r, h, 0) = undefined ? factor[r] : softmax::lse(top, total);
     }
     Slab<E> const to(result.out, b, first, h);
+    if (is_flat(rows)) {
+      for (int64_t r = 0; r < rows.count; ++r)
+        for (int d = 0; d < S::value; ++d)
+          to.at(r)[d * to.dim] = convert<E>(state.out[r * S::value_columns + d] * factor[r]);
+      return;
+    }
     for (int64_t w0 = 0; w0 < rows.count; w0 += S::lanes)
-      unpack_lanes<S::value, S::lanes>(
-          out(panel) + w0 * S::value_rows, std::min<int64_t>(S::lanes, rows.count - w0),
-          [&](int64_t r) { return factor[w0 + r]; }, to.from(w0));
+      unpack_lanes<S::value>(
+          state.out + w0 * S::value_rows, std::min<int64_t>(S::lanes, rows.count - w0),
+          vectors_for(rows.count - w0) * S::vector, [&](int64_t r) { return factor[w0 + r]; }, to.from(w0));
   }
 
  private:
+  template <class X> static X* at(std::byte* base, size_t offset) { return reinterpret_cast<X*>(base + offset); }
+
+  /// A panel's sums, over all keys so far or over those of one segment; `out` is null if there are none.
+  struct State {
+    A *out = nullptr, *max = nullptr, *sum = nullptr;
+
+    State of(int64_t panel) const {
+      return {out + panel * S::value_rows * S::q, max + panel * S::q, sum + panel * S::q};
+    }
+  };
   struct Scratch {
+    Scratch(std::byte* base, ForwardLayout<K> const& l)
+        : queries(at<T>(base, l.queries)),
+          keys(at<T>(base, l.keys)),
+          values(at<T>(base, l.values)),
+          scores(at<A>(base, l.scores)),
+          weights(at<T>(base, l.weights)),
+          seen(at<unsigned char>(base, l.seen)),
+          segment{at<A>(base, l.segment_out), at<A>(base, l.segment_max), at<A>(base, l.segment_sum)} {}
+
     T *queries, *keys, *values;
     A* scores;
     T* weights;  // the scores themselves where products multiply numbers
     unsigned char* seen;
+    State segment;
   };
 
-  template <class X> static X* at(std::byte* base, size_t offset) { return reinterpret_cast<X*>(base + offset); }
-  A* out(int64_t panel) const { return at<A>(step_.state, layout_.out) + panel * S::value_rows * S::q; }
-  A* max(int64_t panel) const { return at<A>(step_.state, layout_.max) + panel * S::q; }
-  A* sum(int64_t panel) const { return at<A>(step_.state, layout_.sum) + panel * S::q; }
+  State state_of(int64_t panel) const {
+    State const all{at<A>(step_.state, layout_.out), at<A>(step_.state, layout_.max), at<A>(step_.state, layout_.sum)};
+    return all.of(panel);
+  }
+  static void clear(State const& state) {
+    std::fill_n(state.out, S::value_rows * S::q, A(0));
+    std::fill_n(state.max, S::q, softmax::minus_infinity<A>);
+    std::fill_n(state.sum, S::q, A(0));
+  }
+  static bool empty(int64_t rows, State const& state) {
+    return std::all_of(state.max, state.max + rows, [](A max) { return max == softmax::minus_infinity<A>; });
+  }
+
+  /// How many units have added their segments of the step to the running states of a chunk.
+  std::atomic<int64_t>& turn(int64_t chunk) const { return at<std::atomic<int64_t>>(step_.state, layout_.turn)[chunk]; }
+  bool wait_for_turn(int64_t chunk, int64_t split, StepControl& control) const {
+    while (turn(chunk).load(std::memory_order_acquire) != split) {
+      if (!control.keep_going()) return false;
+      std::this_thread::yield();
+    }
+    return true;
+  }
 
   /// One panel of a group: which query tile, of which head, and where its state is.
   struct Panel {
@@ -121,75 +171,201 @@ template <class K> class Forward {
     auto const [rows, first] = row_tile(step_.q_rows, S::tile.q, t);
     return {rows, first, h, count_.index(b, h, t)};
   }
+  /// The part of a panel that is computed at once: at most `lanes` of its rows, in so many vectors of lanes.
+  struct Block {
+    int64_t rows;
+    int vectors;
+    bool flat;
+
+    int lanes() const { return vectors * S::vector; }
+  };
+  static bool is_flat(Rows const& panel) { return panel.count <= S::flat; }
+  /// Of the lane block that the first of `rows` rows is in.
+  static int vectors_for(int64_t rows) { return int(ceil_div(std::min<int64_t>(rows, S::lanes), S::vector)); }
+
+  /// n panels against one segment of keys, `first` the first. states: where each panel's sums are.
+  bool attend_segment(Scratch const& mine, int64_t b, int64_t g, Panel const* panels, int64_t n, Rows segment,
+                      int64_t first, bool my_turn, State* states, StepControl& control) const {
+    int64_t pairs = 0, done = 0;
+    int64_t const all_keys = count_rows(step_.k_rows);
+    for (; done < segment.count; done += S::tile.kv) {
+      Rows const k = segment.slice(done, std::min<int64_t>(S::tile.kv, segment.count - done));
+      enum class Packed { none, tall, flat } packed = Packed::none;
+      bool special = false;
+      Slab<E const> const keys(step_.k, b, first + done, g), values(step_.v, b, first + done, g);
+      int64_t const next = std::min<int64_t>(S::keys, all_keys - first - done - k.count);
+      Prefetch<S::head, S::value, E> ahead(keys.from(k.count), values.from(k.count), next,
+                                           n * ceil_div(k.count, S::rows));
+      for (int64_t p = 0; p < n; ++p) {
+        VisibleKeys<S::keys> const see(step_.mask, panels[p].rows, k);
+        if (see.none()) continue;
+        if (!states[p].out) {
+          // Sums that begin here would be merged with nothing: they are the running ones.
+          states[p] = state_of(panels[p].index);
+          if (!my_turn || !empty(panels[p].rows.count, states[p])) clear(states[p] = mine.segment.of(p));
+        }
+        bool const flat = is_flat(panels[p].rows);
+        if (!flat && packed != Packed::tall) {
+          pack_rows<S::head>(keys, k.count, round_up(k.count, S::rows), mine.keys);
+          special = pack_columns<S::value, S::value_rows, S::rows>(values, k.count, S::keys, mine.values);
+          packed = Packed::tall;
+        }
+        if (flat && packed != Packed::flat) {
+          for (int64_t i = 0; i < k.count; i += S::columns)
+            pack_lanes<S::head>(keys.from(i), std::min<int64_t>(S::columns, k.count - i), S::columns, A(1),
+                                mine.keys + i * S::head_terms);
+          special = pack_columns<S::value, S::value_columns, S::columns>(values, k.count, S::keys, mine.values);
+          packed = Packed::flat;
+        }
+        attend(panels[p], states[p], mine, mine.queries + p * S::head_terms * S::q, k, see, special, ahead);
+        pairs += panels[p].rows.count * (see.end() - see.begin());
+        if (!control.keep_going()) break;
+      }
+      if (!control.keep_going()) break;
+    }
+    control.count_pairs(pairs);
+    return done >= segment.count;
+  }
 
   /// One panel against one key tile.
   template <class Ahead>
-  void attend(Panel const& panel, Scratch const& mine, T const* queries, Rows k, VisibleKeys<S::keys> const& see,
-              bool special, Ahead& ahead) const {
+  void attend(Panel const& panel, State const& state, Scratch const& mine, T const* queries, Rows k,
+              VisibleKeys<S::keys> const& see, bool special, Ahead& ahead) const {
     Rows const q = panel.rows;
     int const begin = see.begin(), n = see.end() - begin;
-    bool const careful = special && see.partial();
+    bool const careful = special && see.partial(), flat = is_flat(q);
     for (int64_t w0 = 0; w0 < q.count; w0 += S::lanes) {
+      Block const block{std::min<int64_t>(S::lanes, q.count - w0), vectors_for(q.count - w0), flat};
       int64_t position[S::lanes];  // of padded lanes: of the last row
-      for (int w = 0; w < S::lanes; ++w) position[w] = q.at(std::min(w0 + w, q.count - 1));
+      for (int w = 0; w < block.lanes(); ++w) position[w] = q.at(std::min(w0 + w, q.count - 1));
 
+      if (flat) flat_scores(mine, queries, int(block.rows), begin, see.end());
       for (int i = begin; i < see.end(); i += S::rows) {
         ahead.some();
-        score(mine, queries + w0 * S::head_terms, panel.head, position, k, i, std::min(S::rows, see.end() - i),
+        score(mine, queries + w0 * S::head_terms, block, panel.head, position, k, i, std::min(S::rows, see.end() - i),
               see.block(i));
       }
 
       alignas(64) A alpha[S::lanes];
-      A *const s = mine.scores + begin * S::lanes, *const top = max(panel.index) + w0;
-      T* const weights = mine.weights + begin / S::terms * S::lanes;
+      A *const s = mine.scores + begin * block.lanes(), *const top = state.max + w0;
+      T* const weights = mine.weights + begin / S::terms * block.lanes();
       A const product = K::Score::identity ? scaling_.product : A(1);
-      bool const rescale = softmax_rows<S::vectors>(s, n, product, top, sum(panel.index) + w0, alpha, weights);
-      mark_seen(top, position, std::min<int64_t>(S::lanes, q.count - w0), k.slice(begin, n));
+      bool const rescale =
+          narrow_softmax_rows<S::vectors>(block.vectors, s, n, product, top, state.sum + w0, alpha, weights);
+      mark_seen(top, position, block.rows, k.slice(begin, n));
 
       if (careful) {
-        if (!rescale) std::fill_n(alpha, S::lanes, A(1));
+        if (!rescale) std::fill_n(alpha, block.lanes(), A(1));
         for (int i = 0; i < n; ++i)
-          for (int w = 0; w < S::lanes; ++w)
-            mine.seen[i * S::lanes + w] = step_.mask.visible(position[w], k.at(begin + i));
+          for (int w = 0; w < block.lanes(); ++w)
+            mine.seen[i * block.lanes() + w] = step_.mask.visible(position[w], k.at(begin + i));
       }
-      A* const o = out(panel.index) + w0 * S::value_rows;
-      for (int d = 0; d < S::value_rows; d += S::rows) {
-        T const* const v = mine.values + d * S::key_terms + begin / S::terms * S::rows;
-        A* const to = o + d * S::lanes;
-        if (careful)
-          seen_product<Into::rescale_add, S::vectors, 1, S::rows>(v, weights, n, mine.seen, 0, S::lanes, 1, to,
-                                                                  S::lanes, alpha);
-        else if (rescale)
-          tile_product<Into::rescale_add, S::vectors, 1, S::rows>(v, weights, ceil_div(n, S::terms), to, S::lanes,
-                                                                  alpha);
-        else
-          tile_product<Into::add, S::vectors, 1, S::rows>(v, weights, ceil_div(n, S::terms), to, S::lanes);
-      }
+      T const* const values = mine.values;
+      if (flat)
+        add_flat(block, values, weights, begin, n, careful ? mine.seen : nullptr, state.out, rescale ? alpha : nullptr);
+      else
+        add(block, values, weights, begin, n, careful ? mine.seen : nullptr, state.out + w0 * S::value_rows,
+            careful || rescale ? alpha : nullptr);
     }
   }
 
   /// Scores of tile_rows keys from i on, `valid` of them real, and one lane block; -inf where a pair is invisible.
-  void score(Scratch const& mine, T const* queries, int64_t head, int64_t const* position, Rows k, int i, int valid,
-             Coverage coverage) const {
-    A* const s = mine.scores + i * S::lanes;
+  void score(Scratch const& mine, T const* queries, Block block, int64_t head, int64_t const* position, Rows k, int i,
+             int valid, Coverage coverage) const {
+    int const lanes = block.lanes();
+    A* const s = mine.scores + i * lanes;
     if (coverage == Coverage::none) {
-      std::fill_n(s, S::rows * S::lanes, softmax::minus_infinity<A>);
+      std::fill_n(s, S::rows * lanes, softmax::minus_infinity<A>);
       return;
     }
-    tile_product<Into::replace, S::vectors, S::head_terms, 1>(mine.keys + i * S::head_terms, queries, S::head_terms, s,
-                                                              S::lanes);
+    if (!block.flat)
+      narrow_product<Into::replace, S::vectors, S::head_terms, 1>(block.vectors, mine.keys + i * S::head_terms, queries,
+                                                                  S::head_terms, s, lanes);
     if constexpr (!K::Score::identity)
       for (int r = 0; r < valid; ++r)
-        for (int w = 0; w < S::lanes; ++w)
-          s[r * S::lanes + w] =
-              step_.score.apply(s[r * S::lanes + w] * scaling_.product, head, position[w], k.at(i + r)) *
-              A(softmax::log2_e);
+        for (int w = 0; w < lanes; ++w)
+          s[r * lanes + w] = step_.score.apply(s[r * lanes + w] * scaling_.product, head, position[w], k.at(i + r)) *
+                             A(softmax::log2_e);
     if (coverage == Coverage::partial)
       for (int r = 0; r < valid; ++r) {
         int64_t const key = k.at(i + r);
-        for (int w = 0; w < S::lanes; ++w)
-          s[r * S::lanes + w] = step_.mask.visible(position[w], key) ? s[r * S::lanes + w] : softmax::minus_infinity<A>;
+        for (int w = 0; w < lanes; ++w)
+          s[r * lanes + w] = step_.mask.visible(position[w], key) ? s[r * lanes + w] : softmax::minus_infinity<A>;
       }
+  }
+
+  /// Products of a flat panel's rows with keys begin .. end - 1, from keys as lanes to rows as lanes.
+  static void flat_scores(Scratch const& mine, T const* queries, int rows, int begin, int end) {
+    for (int c = begin / S::columns * S::columns; c < end; c += S::columns) {
+      alignas(64) A products[S::flat * S::columns];
+      flat_product<Into::replace, S::flat, S::column_vectors, 1, S::vector>(
+          rows, queries, mine.keys + c * S::head_terms, S::head_terms, products, S::columns);
+      for (int j = 0; j < S::columns; j += S::vector) {
+        Vec<A> x[S::vector];
+        for (int r = 0; r < S::vector; ++r)
+          x[r] = r < S::flat && r < rows ? Vec<A>::load(products + r * S::columns + j) : Vec<A>::zero();
+        simd::transpose(x);
+        for (int i = 0; i < S::vector; ++i) x[i].store(mine.scores + (c + j + i) * S::vector);
+      }
+    }
+  }
+
+  /// O^T = alpha O^T + V^T P^T of n keys from `begin` on; `seen`: which pairs count, or null if all do; `alpha`: null
+  /// if it is 1.
+  static void add(Block block, T const* values, T const* weights, int begin, int n, unsigned char const* seen, A* out,
+                  A const* alpha) {
+    int const lanes = block.lanes();
+    for (int d = 0; d < S::value_rows; d += S::rows) {
+      T const* const v = values + d * S::key_terms + begin / S::terms * S::rows;
+      A* const to = out + d * lanes;
+      if (seen)
+        seen_product<Into::rescale_add, 1, S::rows>(S::rows, lanes, v, weights, n, seen, 0, lanes, 1, to, lanes, alpha);
+      else if (alpha)
+        narrow_product<Into::rescale_add, S::vectors, 1, S::rows>(block.vectors, v, weights, ceil_div(n, S::terms), to,
+                                                                  lanes, alpha);
+      else
+        narrow_product<Into::add, S::vectors, 1, S::rows>(block.vectors, v, weights, ceil_div(n, S::terms), to, lanes);
+    }
+  }
+  /// The same of a flat panel: O = alpha O + P V.
+  static void add_flat(Block block, T const* values, T const* weights, int begin, int n, unsigned char const* seen,
+                       A* out, A const* alpha) {
+    for (int c = 0; c + S::columns <= S::value_columns; c += S::columns)
+      add_flat_columns<S::column_vectors>(block, values + c * S::key_terms + begin / S::terms * S::columns, weights, n,
+                                          seen, out + c, alpha);
+    constexpr int left = S::value_columns % S::columns;
+    if constexpr (left > 0)
+      add_flat_columns<left / S::vector>(block,
+                                         values + (S::value_columns - left) * S::key_terms + begin / S::terms * left,
+                                         weights, n, seen, out + S::value_columns - left, alpha);
+  }
+  template <int vectors>
+  static void add_flat_columns(Block block, T const* values, T const* weights, int n, unsigned char const* seen, A* out,
+                               A const* alpha) {
+    if (seen)
+      seen_product<Into::rescale_rows_add, 1, S::vector>(S::flat, vectors * S::vector, weights, values, n, seen, 1,
+                                                         S::vector, 0, out, S::value_columns, alpha);
+    else if (alpha)
+      flat_product<Into::rescale_rows_add, S::flat, vectors, 1, S::vector>(
+          int(block.rows), weights, values, ceil_div(n, S::terms), out, S::value_columns, alpha);
+    else
+      flat_product<Into::add, S::flat, vectors, 1, S::vector>(int(block.rows), weights, values, ceil_div(n, S::terms),
+                                                              out, S::value_columns);
+  }
+
+  /// Adds a panel's sums over a segment to its running ones.
+  static void merge(int64_t rows, State const& running, State const& next) {
+    alignas(64) A left[S::q], right[S::q];
+    merge_states(round_up(rows, S::vector), running.max, running.sum, next.max, next.sum, left, right);
+    if (rows <= S::flat) {
+      for (int64_t r = 0; r < rows; ++r)
+        merge_row(S::value_columns, running.out + r * S::value_columns, next.out + r * S::value_columns, left[r],
+                  right[r]);
+      return;
+    }
+    for (int64_t w0 = 0; w0 < rows; w0 += S::lanes)
+      merge_lanes<S::vectors>(vectors_for(rows - w0), S::value_rows, running.out + w0 * S::value_rows,
+                              next.out + w0 * S::value_rows, left + w0, right + w0);
   }
 
   /// A row all of whose visible scores are -inf has no softmax (0/0), unlike one that sees no key: it gets the lowest
@@ -208,7 +384,9 @@ template <class K> class Forward {
   Scaling<A> scaling_;
   PanelCounts count_;
   ForwardLayout<K> layout_;
-  int64_t chunk_, chunks_;
+  int64_t segments_;  ///< of the step's keys
+  /// Panels of a chunk; chunks of the step; units that share the segments of a chunk.
+  int64_t chunk_, chunks_, splits_;
 };
 
 }  // namespace ringattn::cpu

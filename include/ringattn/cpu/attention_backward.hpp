@@ -96,8 +96,8 @@ template <class K> class Backward {
     auto const [b, h, rows, first] = place(panel);
     Slab<E> const dst(to, b, first, h);
     for (int64_t w0 = 0; w0 < rows.count; w0 += S::lanes)
-      unpack_lanes<S::head, S::lanes>(
-          dq(panel) + w0 * S::head_rows, std::min<int64_t>(S::lanes, rows.count - w0),
+      unpack_lanes<S::head>(
+          dq(panel) + w0 * S::head_rows, std::min<int64_t>(S::lanes, rows.count - w0), S::lanes,
           [&](int64_t) { return step_.scale; }, dst.from(w0));
   }
 
@@ -167,8 +167,8 @@ template <class K> class Backward {
     bool special = false;
     for (int64_t w0 = 0; w0 < n; w0 += S::lanes) {
       int64_t const rows = std::min<int64_t>(S::lanes, n - w0), lane = p * S::q + w0;
-      pack_lanes<S::head, S::lanes>(q.from(w0), rows, scaling_.packed, mine.q_lanes + lane * S::head_terms);
-      pack_lanes<S::value, S::lanes>(dout.from(w0), rows, A(1), mine.dout_lanes + lane * S::value_terms);
+      pack_lanes<S::head>(q.from(w0), rows, S::lanes, scaling_.packed, mine.q_lanes + lane * S::head_terms);
+      pack_lanes<S::value>(dout.from(w0), rows, S::lanes, A(1), mine.dout_lanes + lane * S::value_terms);
       special |= pack_columns<S::head, S::head_columns, S::columns>(q.from(w0), rows, S::lanes,
                                                                     mine.q_columns + lane / S::terms * S::head_columns);
       special |= pack_columns<S::value, S::value_columns, S::columns>(
@@ -237,7 +237,8 @@ template <class K> class Backward {
         T const* const a = mine.key_columns + d * S::key_terms + begin / S::terms * S::rows;
         A* const grad = dq(panel.index) + w0 * S::head_rows + d * S::lanes;
         if (careful)
-          seen_product<Into::add, S::vectors, 1, S::rows>(a, scores, n, mine.seen, 0, S::lanes, 1, grad, S::lanes);
+          seen_product<Into::add, 1, S::rows>(S::rows, S::lanes, a, scores, n, mine.seen, 0, S::lanes, 1, grad,
+                                              S::lanes);
         else
           tile_product<Into::add, S::vectors, 1, S::rows>(a, scores, ceil_div(n, S::terms), grad, S::lanes);
       }
@@ -350,8 +351,8 @@ template <class K> class Backward {
     Stretch const blocks{.count = at.blocks, .a = S::keys * S::lane_terms, .b = S::lane_terms * columns};
     for (int i = 0; i < at.keys; i += S::rows)
       if (at.careful)
-        seen_product<Into::add, vectors, S::lane_terms, 1>(a + i * S::lane_terms, b, at.rows, seen + i * S::lanes,
-                                                           S::lanes, 1, 0, sum + i * columns, columns);
+        seen_product<Into::add, S::lane_terms, 1>(S::rows, vectors * S::vector, a + i * S::lane_terms, b, at.rows,
+                                                  seen + i * S::lanes, S::lanes, 1, 0, sum + i * columns, columns);
       else
         tile_product<Into::add, vectors, S::lane_terms, 1>(a + i * S::lane_terms, b, ceil_div(at.rows, S::terms),
                                                            sum + i * columns, columns, static_cast<A const*>(nullptr),

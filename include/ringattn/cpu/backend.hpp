@@ -142,7 +142,10 @@ class Cpu {
     parallel(task.panels(), [&](int64_t panel, int) { task.clear(panel); });
   }
   template <class K> void step(AttendStep<K, Space> const& step) {
-    if (count_rows(step.k_rows) > 0) run_units(cpu::Forward<K>(step, threads()), step.progress);
+    if (count_rows(step.k_rows) == 0) return;
+    cpu::Forward<K> const task(step, threads());
+    task.start();
+    run_units(task, step.progress);
   }
   template <class K> void finish(AttendStep<K, Space> const& step, AttendResult<K, Space> const& result) {
     cpu::Forward<K> const task(step, threads());

@@ -28,51 +28,72 @@ template <class T>
 using Factor = std::conditional_t<terms_of<T> == 2, simd::Pairs, Vec<std::conditional_t<terms_of<T> == 2, float, T>>>;
 
 /// What a tile product does with the tile that it is for.
-enum class Into { replace, add, rescale_add };
+enum class Into { replace, add, rescale_add, rescale_rows_add };
 
 /// A sum may run through several stretches of memory of n steps each: these are their number and distances.
 struct Stretch {
   std::int64_t count = 1, a = 0, b = 0;
 };
 
-/// c[i * c_row + w] = P, += P, or = alpha[w] c + P, where P[i][w] = sum_k a[i * a_row + k * a_step] b[k * lanes + w]
-/// for tile_rows rows i and `vectors` vectors of lanes. Every element of P is one chain of fma in ascending k from 0,
-/// so that it depends on nothing else in the tile. Not inlined: all kernels of a type share these functions.
-template <Into into, int vectors, int a_row, int a_step, class T, class A>
+/// c[i * c_row + w] = P, += P, or = alpha[w] c + P or alpha[i] c + P, where P[i][w] = sum_k a[i * a_row + k * a_step]
+/// b[k * lanes + w] for `rows` rows i and `vectors` vectors of lanes. Every element of P is one chain of fma in
+/// ascending k from 0, so that it depends on nothing else in the tile, nor on which factor has the lanes. Not inlined:
+/// all kernels of a type share these functions.
+template <Into into, int vectors, int a_row, int a_step, int rows = tile_rows, class T, class A>
 [[gnu::noinline]] void tile_product(T const* a, T const* b, std::int64_t n, A* c, std::int64_t c_row,
                                     [[maybe_unused]] A const* alpha = nullptr, Stretch stretch = {}) {
   constexpr int lanes = vectors * vector_lanes<A>;
-  Vec<A> p[tile_rows][vectors];  // in registers
-  unroll<tile_rows>([&](auto i) { unroll<vectors>([&](auto j) { p[i][j] = Vec<A>::zero(); }); });
+  Vec<A> p[rows][vectors];  // in registers
+  unroll<rows>([&](auto i) { unroll<vectors>([&](auto j) { p[i][j] = Vec<A>::zero(); }); });
   for (std::int64_t s = 0; s < stretch.count; ++s, a += stretch.a, b += stretch.b) {
     T const *x = a, *y = b;
     for (std::int64_t k = 0; k < n; ++k, x += a_step, y += lanes) {
       Factor<T> row[vectors];
       unroll<vectors>([&](auto j) { row[j] = Factor<T>::load(y + j * vector_lanes<A>); });
-      unroll<tile_rows>([&](auto i) {
+      unroll<rows>([&](auto i) {
         Factor<T> const f = Factor<T>::broadcast(x[i * a_row]);
         unroll<vectors>([&](auto j) { p[i][j] = fma(f, row[j], p[i][j]); });
       });
     }
   }
-  unroll<tile_rows>([&](auto i) {
+  unroll<rows>([&](auto i) {
     unroll<vectors>([&](auto j) {
       A* const to = c + i * c_row + j * vector_lanes<A>;
       if constexpr (into == Into::replace) p[i][j].store(to);
       if constexpr (into == Into::add) (Vec<A>::load(to) + p[i][j]).store(to);
       if constexpr (into == Into::rescale_add)
         fma(Vec<A>::load(to), Vec<A>::load(alpha + j * vector_lanes<A>), p[i][j]).store(to);
+      if constexpr (into == Into::rescale_rows_add)
+        fma(Vec<A>::load(to), Vec<A>::broadcast(alpha[i]), p[i][j]).store(to);
     });
   });
 }
 
-/// The same without the terms whose flag is 0, where 0 times a NaN or an infinity must not count. The flag of (i, k,
-/// w), k counting numbers, is seen[i * flag_row + k * flag_step + w * flag_lane], for k < n. Slow.
-template <Into into, int vectors, int a_row, int a_step, class T, class A>
-[[gnu::noinline]] void seen_product(T const* a, T const* b, std::int64_t n, unsigned char const* seen, int flag_row,
-                                    int flag_step, int flag_lane, A* c, std::int64_t c_row, A const* alpha = nullptr) {
-  constexpr int lanes = vectors * vector_lanes<A>;
-  for (int i = 0; i < tile_rows; ++i)
+/// tile_product with `vectors` <= most of them.
+template <Into into, int most, int a_row, int a_step, class T, class A>
+void narrow_product(int vectors, T const* a, T const* b, std::int64_t n, A* c, std::int64_t c_row,
+                    A const* alpha = nullptr) {
+  if constexpr (most > 1)
+    if (vectors < most) return narrow_product<into, most - 1, a_row, a_step>(vectors, a, b, n, c, c_row, alpha);
+  tile_product<into, most, a_row, a_step>(a, b, n, c, c_row, alpha);
+}
+
+/// tile_product of `rows` <= most rows, rounded up to a power of two.
+template <Into into, int most, int vectors, int a_row, int a_step, class T, class A>
+void flat_product(int rows, T const* a, T const* b, std::int64_t n, A* c, std::int64_t c_row,
+                  A const* alpha = nullptr) {
+  if constexpr (most > 1)
+    if (2 * rows <= most) return flat_product<into, most / 2, vectors, a_row, a_step>(rows, a, b, n, c, c_row, alpha);
+  tile_product<into, vectors, a_row, a_step, most>(a, b, n, c, c_row, alpha);
+}
+
+/// A tile product without the terms whose flag is 0, where 0 times a NaN or an infinity must not count. The flag of (i,
+/// k, w), k counting numbers, is seen[i * flag_row + k * flag_step + w * flag_lane], for k < n. Slow.
+template <Into into, int a_row, int a_step, class T, class A>
+[[gnu::noinline]] void seen_product(int rows, int lanes, T const* a, T const* b, std::int64_t n,
+                                    unsigned char const* seen, int flag_row, int flag_step, int flag_lane, A* c,
+                                    std::int64_t c_row, A const* alpha = nullptr) {
+  for (int i = 0; i < rows; ++i)
     for (int w = 0; w < lanes; ++w) {
       A p = 0;
       for (std::int64_t k = 0; k < n; ++k) {
@@ -84,7 +105,10 @@ template <Into into, int vectors, int a_row, int a_step, class T, class A>
           p = k % 2 == 0 ? fma(x.first(), y.first(), p) : fma(x.second(), y.second(), p);
       }
       A& x = c[i * c_row + w];
-      x = into == Into::replace ? p : into == Into::add ? x + p : fma(x, alpha[w], p);
+      if constexpr (into == Into::replace) x = p;
+      if constexpr (into == Into::add) x = x + p;
+      if constexpr (into == Into::rescale_add) x = fma(x, alpha[w], p);
+      if constexpr (into == Into::rescale_rows_add) x = fma(x, alpha[i], p);
     }
 }
 

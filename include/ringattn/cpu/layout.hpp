@@ -46,6 +46,12 @@ template <class K> struct Sizes {
   static constexpr int terms = terms_of<T>;
   static constexpr int head_terms = int(ceil_div(head, terms)), value_terms = int(ceil_div(value, terms));
   static constexpr int key_terms = keys / terms, lane_terms = lanes / terms;
+  /// A panel of no more rows is flat: it has keys and value columns as lanes, its rows are those of a register tile.
+  static constexpr int flat = std::min(rows, std::max(vector / 2, 1));
+  static constexpr int key_columns = int(round_up(keys, columns));
+  static_assert(flat * value_columns <= q * value_rows, "a flat panel's state has room in a panel's");
+  /// Keys of a run whose sums are made by themselves and then added to those before them.
+  static constexpr int segment = 8 * tile.kv;
 };
 
 /// One tile of rows: their global positions, and the first one's place in local order.
@@ -126,8 +132,10 @@ template <class K> struct ForwardLayout {
   static constexpr int64_t most_panels = chunk_panels(S::q * (S::head + S::value) * int64_t(sizeof(A)));
 
   int64_t chunk = 0;
-  size_t out, max, sum;                                 ///< [panel]: [lane block][value_rows][lanes], [q], [q]
+  /// [panel]: [lane block][value_rows][lanes] ([value_columns] of each row if flat), [q], [q]; [chunk].
+  size_t out, max, sum, turn;
   size_t queries, keys, values, scores, weights, seen;  ///< from the start of a worker's scratch
+  size_t segment_out, segment_max, segment_sum;         ///< the same as out, max, sum, of a chunk's panels
   size_t scratch, scratch_bytes, bytes;
 
   constexpr ForwardLayout(PanelCounts n, int threads) : chunk(std::min(most_panels, n.of_group())) {
@@ -135,12 +143,16 @@ template <class K> struct ForwardLayout {
     out = all.take<A>(n.all() * S::value_rows * S::q);
     max = all.take<A>(n.all() * S::q);
     sum = all.take<A>(n.all() * S::q);
+    turn = all.take<int64_t>(n.all());
     queries = mine.take<T>(chunk * S::head_terms * S::q);
-    keys = mine.take<T>(S::keys * S::head_terms);
-    values = mine.take<T>(S::key_terms * S::value_rows);
-    scores = mine.take<A>(S::keys * S::lanes);
+    keys = mine.take<T>(S::key_columns * S::head_terms);
+    values = mine.take<T>(S::key_terms * std::max(S::value_rows, S::value_columns));
+    scores = mine.take<A>(std::max(S::keys * S::lanes, S::key_columns * S::vector));
     weights = S::terms == 1 ? scores : mine.take<T>(S::key_terms * S::lanes);
     seen = mine.take<unsigned char>(S::keys * S::lanes);
+    segment_out = mine.take<A>(chunk * S::value_rows * S::q);
+    segment_max = mine.take<A>(chunk * S::q);
+    segment_sum = mine.take<A>(chunk * S::q);
     scratch = all.end();
     scratch_bytes = mine.end();
     bytes = scratch + (chunk > 0 ? size_t(threads) * scratch_bytes : 0);

@@ -128,8 +128,9 @@ RINGATTN_INLINE void read_line(E const* from, int t0, Stride dim, A factor, T* l
 
 /// Rows as lanes: dst[term][lane] = factor x, zeros in lanes from n up to `lanes`. Square blocks are transposed in
 /// registers: rows may lie a power of two apart, and reading column by column they would fight for cache sets.
-template <int width, int lanes, class T, class A, class E>
-[[gnu::noinline]] void pack_lanes(Slab<E const> src, std::int64_t n, A factor, T* RINGATTN_RESTRICT dst) {
+template <int width, class T, class A, class E>
+[[gnu::noinline]] void pack_lanes(Slab<E const> src, std::int64_t n, std::int64_t lanes, A factor,
+                                  T* RINGATTN_RESTRICT dst) {
   constexpr int terms = int(ceil_div(width, terms_of<T>)), block = vector_lanes<A>;
   for (int t0 = 0; t0 < terms; t0 += block)
     for (std::int64_t r0 = 0; r0 < lanes; r0 += block) {
@@ -157,8 +158,8 @@ template <int width, int lanes, class T, class A, class E>
 }
 
 /// The way back, of `width` sums with rows as lanes: dst[r][d] = sums[d][lane r] * factor(r) for n rows.
-template <int width, int lanes, class A, class E, class F>
-RINGATTN_INLINE void unpack_lanes(A const* sums, std::int64_t n, F factor, Slab<E> dst) {
+template <int width, class A, class E, class F>
+RINGATTN_INLINE void unpack_lanes(A const* sums, std::int64_t n, std::int64_t lanes, F factor, Slab<E> dst) {
   constexpr int block = vector_lanes<A>;
   for (std::int64_t r0 = 0; r0 < n; r0 += block)
     for (int d0 = 0; d0 < width; d0 += block) {

@@ -75,6 +75,55 @@ template <int vectors, class T, class A>
   return changed;
 }
 
+/// softmax_rows with `vectors` <= most of them.
+template <int most, class T, class A>
+bool narrow_softmax_rows(int vectors, A* s, int64_t n, A product, A* max, A* sum, A* alpha, T* weights) {
+  if constexpr (most > 1)
+    if (vectors < most) return narrow_softmax_rows<most - 1>(vectors, s, n, product, max, sum, alpha, weights);
+  return softmax_rows<most>(s, n, product, max, sum, alpha, weights);
+}
+
+/// Merges the maxima and sums of a lane's next state into its state, and tells the factors of what both summed. A state
+/// that saw nothing is (0, -inf, 0), and its factor -0, so that the other one keeps all its bits.
+template <class A>
+[[gnu::noinline]] void merge_states(int64_t lanes, A* max, A* sum, A const* next_max, A const* next_sum, A* left,
+                                    A* right) {
+  using V = Vec<A>;
+  V const lowest = V::broadcast(softmax::minus_infinity<A>), one = V::broadcast(A(1)), nothing = V::broadcast(A(-0.));
+  for (int64_t w = 0; w < lanes; w += V::lanes) {
+    V const a = V::load(max + w), b = V::load(next_max + w), top = simd::max(a, b);
+    V const shift = simd::where_equal(top, lowest, V::zero(), top);
+    V x[2] = {a - shift, b - shift};
+    simd::exp2<WeightPolynomial<A>>(x);
+    x[0] = simd::where_equal(a, top, one, simd::where_equal(a, lowest, nothing, x[0]));
+    x[1] = simd::where_equal(b, lowest, nothing, simd::where_equal(b, top, one, x[1]));
+    top.store(max + w);
+    fma(V::load(next_sum + w), x[1], V::load(sum + w) * x[0]).store(sum + w);
+    x[0].store(left + w);
+    x[1].store(right + w);
+  }
+}
+
+/// out = left out + right next, for `rows` rows of `vectors` <= most vectors of lanes, with factors by lane.
+template <int most, class A>
+[[gnu::noinline]] void merge_lanes(int vectors, int64_t rows, A* out, A const* next, A const* left, A const* right) {
+  if constexpr (most > 1)
+    if (vectors < most) return merge_lanes<most - 1>(vectors, rows, out, next, left, right);
+  using V = Vec<A>;
+  V by[2][most];
+  for (int j = 0; j < most; ++j) by[0][j] = V::load(left + j * V::lanes), by[1][j] = V::load(right + j * V::lanes);
+  for (; rows > 0; --rows)
+    for (int j = 0; j < most; ++j, out += V::lanes, next += V::lanes)
+      fma(V::load(next), by[1][j], V::load(out) * by[0][j]).store(out);
+}
+
+/// out = left out + right next, n of them.
+template <class A> void merge_row(int64_t n, A* out, A const* next, A left, A right) {
+  using V = Vec<A>;
+  for (int64_t i = 0; i < n; i += V::lanes)
+    fma(V::load(next + i), V::broadcast(right), V::load(out + i) * V::broadcast(left)).store(out + i);
+}
+
 /// For tile_rows keys: products become weights P, dP becomes dS = P (dP - delta). lse: base 2.
 template <int vectors, class T, class A>
 [[gnu::noinline]] void weigh_gradients(A* scores, A* dp, A product, A const* lse, A const* delta) {
