@@ -260,12 +260,12 @@ template <class K> class Forward {
           for (int w = 0; w < block.lanes(); ++w)
             mine.seen[i * block.lanes() + w] = step_.mask.visible(position[w], k.at(begin + i));
       }
-      T const* const values = mine.values;
+      unsigned char const* const seen = careful ? mine.seen : nullptr;
+      A const* const left = careful || rescale ? alpha : nullptr;
       if (flat)
-        add_flat(block, values, weights, begin, n, careful ? mine.seen : nullptr, state.out, rescale ? alpha : nullptr);
+        add_flat(block, mine.values, weights, begin, n, seen, state.out, left);
       else
-        add(block, values, weights, begin, n, careful ? mine.seen : nullptr, state.out + w0 * S::value_rows,
-            careful || rescale ? alpha : nullptr);
+        add(block, mine.values, weights, begin, n, seen, state.out + w0 * S::value_rows, left);
     }
   }
 
