@@ -76,6 +76,8 @@ MUTANTS = [
     ('second_run_lse', 'the second chunk of a zigzag shard uses the first one\'s lse', [
         ('cpu/attention_backward.hpp', 'A(step_.lse(b, panel.first + r, panel.head, 0))',
          'A(step_.lse(b, panel.first % std::max<int64_t>(step_.q_rows[0].count, 1) + r, panel.head, 0))')]),
+    ('segments_added_as_they_are', 'sums of two segments of keys are added as if their maxima were equal', [
+        ('cpu/softmax_tile.hpp', 'x[0].store(left + w);', 'V::broadcast(A(1)).store(left + w);')]),
     ('running_max_dropped', 'each tile starts from a maximum of its own', [
         ('cpu/softmax_tile.hpp', 'top[j] = simd::max(top[j] * factor, before);', 'top[j] = top[j] * factor;')]),
     ('not_rescaled', 'a new maximum does not rescale what was summed before', [

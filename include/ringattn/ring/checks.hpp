@@ -87,7 +87,8 @@ inline bool overlap(Footprint const& a, Footprint const& b) {
       b_bytes += (m - 1) * b.stride[i];
     }
   }
-  std::sort(axes, axes + common, [](CommonAxis const& x, CommonAxis const& y) { return x.stride > y.stride; });
+  // Unused ones, of stride 0, come last.
+  std::sort(axes, axes + 4, [](CommonAxis const& x, CommonAxis const& y) { return x.stride > y.stride; });
   // An axis whose stride is less than what lies between two of its indices is part of the stretch, with all below it.
   int64_t a_reach = a_bytes, b_reach = b_bytes;
   size_t outer = common;
