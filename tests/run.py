@@ -90,12 +90,15 @@ def build_and_test(folder, wanted, options=(), env=(), patience=1, everything=Fa
     if not (build / "build.ninja").is_file() and shell("meson", "setup", build, *options, env=env):
         return {"failed": 1}
     shell("ninja", "-C", build, "build.ninja", env=env, stdout=subprocess.DEVNULL)  # configures anew if needed
-    executables = {f for t in introspect(build, "--targets") if t["type"] == "executable" for f in t["filename"]}
+    built = introspect(build, "--targets")
+    executables = {f for t in built if t["type"] == "executable" for f in t["filename"]}
     tests = [t for t in introspect(build, "--tests") if wanted({s.split(":")[-1] for s in t["suite"]})]
     # The program itself has an absolute path, one that is started by mpirun or a shell a path from the build folder.
     needs = {t["name"]: [str(build / c) for c in t["cmd"] if str(build / c) in executables] for t in tests}
-    targets = sorted({os.path.relpath(p, build) for paths in needs.values() for p in paths})
-    broken = shell("ninja", "-C", build, "-k", "0", *(["all", *targets] if everything else targets), env=env)
+    paths = {p for paths in needs.values() for p in paths}
+    if everything:  # not ninja's `all`, which has the programs of all tests
+        paths |= {f for t in built if t["build_by_default"] for f in t["filename"]}
+    broken = shell("ninja", "-C", build, "-k", "0", *sorted(os.path.relpath(p, build) for p in paths), env=env)
 
     ready = [t for t in tests if all(pathlib.Path(p).exists() for p in needs[t["name"]])]
     counts = {k: 0 for k in kinds}
