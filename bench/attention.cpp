@@ -40,6 +40,7 @@ Json describe(Shape const& s, std::string const& name, char const* pass, int thr
           {"heads", double(s.heads)},
           {"kv_heads", double(s.kv_heads)},
           {"batch", double(s.batch)},
+          {"queries", double(s.queries > 0 ? s.queries : s.seq)},
           {"threads", threads}};
 }
 
@@ -90,7 +91,7 @@ int check(std::vector<Result> const& results, Json const& targets) {
 int main(int argc, char** argv) {
   int const cores = std::max(1, int(std::thread::hardware_concurrency()));
   Options const options(argc, argv,
-                        {{"--only REGEX", "names to run, as printed: pass-precision-mask-dD-nN-hHxK-bB-tT"},
+                        {{"--only REGEX", "names to run, as printed: pass-precision-mask-dD-nN-hHxK-bB[-qQ]-tT"},
                          {"--threads LIST", "numbers of threads (default 1 and all cores)"},
                          {"--repetitions N", "timed repetitions of each (default 9)"},
                          {"--rows N", "rows compared with fp64 (default 32, 0: none)"},
@@ -107,6 +108,7 @@ int main(int argc, char** argv) {
     for (Shape const& shape : shapes)
       for (bool backward : {false, true})
         for (int64_t threads : options.numbers("--threads", cores > 1 ? "1," + std::to_string(cores) : "1")) {
+          if (backward && shape.queries > 0) continue;
           char const* const pass = backward ? "backward" : "forward";
           std::string const name = std::string(pass) + "-" + shape.name() + "-t" + std::to_string(threads);
           if (!std::regex_search(name, only)) continue;

@@ -19,7 +19,11 @@ template <class Precision_, class Mask_, int head_dim_> struct Pipeline : Policy
 
 template <class P> Json measure(Shape const& shape, Settings const& settings) {
   using Element = typename P::Precision::Element;
-  Problem const problem{.batch = shape.batch, .seq = shape.seq, .heads = shape.heads, .kv_heads = shape.kv_heads};
+  Problem const problem{.batch = shape.batch,
+                        .seq = shape.queries > 0 ? shape.queries : shape.seq,
+                        .kv_seq = shape.seq,
+                        .heads = shape.heads,
+                        .kv_heads = shape.kv_heads};
   Solo comm;
   Cpu cpu({.threads = settings.threads});
   RingAttention<P> ring(cpu, comm, {.problem = problem, .backward = settings.backward});
@@ -49,7 +53,8 @@ template <class P> Json measure(Shape const& shape, Settings const& settings) {
   Unit const unit = unit_of<typename P::Precision>();
   double const flops =
       attention_flops(problem, P::head_dim, value_dim_of<P>, is_causal<typename P::Mask>, settings.backward);
-  Sample seconds, gflops, percent, percent_cpu, peak, busy;
+  double const kv_bytes = double(k.values().size() + v.values().size()) * sizeof(Element);
+  Sample seconds, gflops, percent, percent_cpu, peak, busy, kv_rate;
   for (int i = 0; i < settings.repetitions; ++i) {
     double const before = peak_gflops(unit, settings.threads), cpu_before = cpu_time();
     start = now();
@@ -59,6 +64,7 @@ template <class P> Json measure(Shape const& shape, Settings const& settings) {
     seconds.add(wall / calls);
     double const rate = flops * calls / wall * 1e-9;
     gflops.add(rate);
+    kv_rate.add(kv_bytes * calls / wall * 1e-9);
     percent.add(100 * rate / here);
     percent_cpu.add(100 * rate / here * wall * settings.threads / used);
     peak.add(here);
@@ -72,6 +78,7 @@ template <class P> Json measure(Shape const& shape, Settings const& settings) {
   j.set("percent_cpu", percent_cpu.json());  // of the CPU time we got: what other programs took is not counted
   j.set("peak", peak.json());
   j.set("cpu_per_thread", busy.json());
+  j.set("kv_gb_per_s", kv_rate.json());  // keys and values, each counted once: what bounds few queries
   j.set("repetitions", settings.repetitions);
   j.set("calls_each", calls);
   j.set("flops", flops);

@@ -75,7 +75,7 @@ def machine_line(row):
 def intensity(row):
     """FLOP per byte that must be moved at least: q k v out once (and their gradients backward)."""
     size = {"fp64": 8, "fp32": 4}.get(row["precision"], 2)
-    q = row["batch"] * row["seq"] * row["heads"] * row["head_dim"]
+    q = row["batch"] * row.get("queries", row["seq"]) * row["heads"] * row["head_dim"]
     kv = row["batch"] * row["seq"] * row["kv_heads"] * row["head_dim"]
     tensors = 4 * q + 4 * kv if row["pass"] == "backward" else 2 * q + 2 * kv
     return row["flops"] / (tensors * size)
@@ -88,7 +88,7 @@ def roofline(source, target):
     svg = Svg(900, 560, "Attention on one thread: roofline")
     left, right, top, bottom = 80, 640, 60, 480
     xs = [intensity(r) for r in rows]
-    x_low, x_high = 0.0, math.log2(max(xs)) + 0.5
+    x_low, x_high = min(0.0, math.floor(math.log2(min(xs)))), math.log2(max(xs)) + 0.5
     peaks = {}
     for r in rows:
         peaks.setdefault(r["precision"], []).append(r["peak"]["median"])

@@ -14,11 +14,13 @@ struct Shape {
   int head_dim;
   std::int64_t seq;
   std::int64_t heads = 2, kv_heads = 2, batch = 1;
+  std::int64_t queries = 0;  ///< 0: seq; else the last tokens of a sequence that is in the cache, forward only
 
   /// What --only and targets.json select by.
   std::string name() const {
     return std::string(precision) + "-" + mask + "-d" + std::to_string(head_dim) + "-n" + std::to_string(seq) + "-h" +
-           std::to_string(heads) + "x" + std::to_string(kv_heads) + "-b" + std::to_string(batch);
+           std::to_string(heads) + "x" + std::to_string(kv_heads) + "-b" + std::to_string(batch) +
+           (queries > 0 ? "-q" + std::to_string(queries) : "");
   }
 };
 
@@ -60,6 +62,13 @@ inline constexpr std::array shapes = {
     Shape{"bf16", "causal", 128, 2048, 8, 2},
     Shape{"fp32", "causal", 128, 2048, 8, 2},
     Shape{"fp32", "causal", 64, 1999, 3, 1},
+    // Decoding: few queries, many keys.
+    Shape{"fp32", "full", 128, 8192, 8, 8, 1, 1},
+    Shape{"fp32", "full", 128, 8192, 8, 2, 1, 1},
+    Shape{"fp32", "full", 128, 8192, 8, 2, 1, 8},
+    Shape{"fp32", "full", 128, 8192, 8, 2, 1, 16},
+    Shape{"bf16", "full", 128, 8192, 8, 2, 1, 1},
+    Shape{"bf16", "full", 128, 8192, 8, 2, 1, 16},
 };
 
 }  // namespace bench

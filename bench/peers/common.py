@@ -51,8 +51,8 @@ def dense(q, k, v, causal, dout=None):
     return {"out": out} if dout is None else {"out": out, "dq": dq, "dk": dk, "dv": dv}
 
 
-def flops(batch, heads, seq, head_dim, causal, backward):
-    return batch * heads * seq * seq * head_dim * (10 if backward else 4) * (0.5 if causal else 1)
+def flops(batch, heads, queries, keys, head_dim, causal, backward):
+    return batch * heads * queries * keys * head_dim * (10 if backward else 4) * (0.5 if causal else 1)
 
 
 def spread(samples):

@@ -173,7 +173,7 @@ def main():
                     continue
                 c = {"seq": n * a.ranks, "heads": a.heads, "ranks": a.ranks, "causal": mask == "causal",
                      "backward": direction == "backward", "repetitions": a.repetitions}
-                work = common.flops(1, a.heads, c["seq"], HEAD_DIM, c["causal"], c["backward"]) * 1e-9
+                work = common.flops(1, a.heads, c["seq"], c["seq"], HEAD_DIM, c["causal"], c["backward"]) * 1e-9
                 for peer, kind, python in peers:
                     mine = common.run_ours(a.ours, "--ranks", str(a.ranks), "--threads", str(a.ranks), "--rows", str(n),
                                            "--heads", str(a.heads), "--mask", mask, "--pass", direction, "--repetitions",

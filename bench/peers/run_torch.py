@@ -54,7 +54,7 @@ class Torch:
 
     def __init__(self, c):
         self.c, self.causal, self.backward = c, c["mask"] == "causal", c["pass"] == "backward"
-        q_shape = (c["batch"], c["seq"], c["heads"], c["head_dim"])
+        q_shape = (c["batch"], c["queries"], c["heads"], c["head_dim"])
         kv_shape = (c["batch"], c["seq"], c["kv_heads"], c["head_dim"])
         self.q, self.k, self.v, self.dout = (
             torch.from_numpy(common.values(i + 1, s)).to(DTYPE[c["precision"]]).transpose(1, 2).contiguous()
@@ -123,7 +123,7 @@ def main():
         row = {"bench": "peers", "name": c["name"], "peer": PEER, "isa": isa}
         try:
             peer = Torch(c)
-            work = common.flops(c["batch"], c["heads"], c["seq"], c["head_dim"], peer.causal, peer.backward)
+            work = common.flops(c["batch"], c["heads"], c["queries"], c["seq"], c["head_dim"], peer.causal, peer.backward)
             ours, theirs = [], []
             for i in range(a.rounds):
                 mine = common.run_ours(a.ours, "--only", f'^{re.escape(c["name"])}$', "--threads", str(c["threads"]),
