@@ -31,7 +31,18 @@ template <class P> Json measure(Shape const& shape, Settings const& settings) {
   Tensor<Element> q(local.q), k(local.k), v(local.v), out(local.out);
   Tensor<typename P::Precision::Accumulator> lse(local.lse);
   fill(q, 1), fill(k, 2), fill(v, 3);
-  ring.forward({.q = q, .k = k, .v = v, .out = out, .lse = lse});
+  View<Element const> keys = k, values = v;
+  Tensor<Element> cache[2];
+  if (shape.queries > 0) {  // decoding reads from a cache, which has keys and values head by head
+    for (auto& c : cache) c = Tensor<Element>(local.k);
+    auto const to_cache = [&](View<Element const> from, Tensor<Element>& c) {
+      auto const view = View<Element>::head_major(c.values().data(), from.extents);
+      cpu.copy(from, view);
+      return view;
+    };
+    keys = to_cache(k, cache[0]), values = to_cache(v, cache[1]);
+  }
+  ring.forward({.q = q, .k = keys, .v = values, .out = out, .lse = lse});
 
   Tensor<Element> dout, dq, dk, dv;
   if (settings.backward) {
@@ -41,9 +52,10 @@ template <class P> Json measure(Shape const& shape, Settings const& settings) {
   }
   auto const call = [&] {
     if (settings.backward)
-      ring.backward({.q = q, .k = k, .v = v, .out = out, .lse = lse, .dout = dout, .dq = dq, .dk = dk, .dv = dv});
+      ring.backward(
+          {.q = q, .k = keys, .v = values, .out = out, .lse = lse, .dout = dout, .dq = dq, .dk = dk, .dv = dv});
     else
-      ring.forward({.q = q, .k = k, .v = v, .out = out, .lse = lse});
+      ring.forward({.q = q, .k = keys, .v = values, .out = out, .lse = lse});
   };
 
   // Short calls are repeated until a repetition is long beside the clock and the peak loop.
