@@ -7,8 +7,10 @@
 //   #include "tuned_tiles.hpp"
 //   struct Mine : ringattn::Policy { using Tiles = TunedTiles; ... };
 #include <cmath>
+#include <sstream>
 
 #include "tune_case.hpp"
+#include "tuned_tiles.hpp"
 
 namespace {
 
@@ -62,21 +64,13 @@ Winner report(TuneEntry const& entry, std::vector<Candidate> const& candidates, 
 }
 
 void write_header(std::string const& path, std::vector<Winner> const& winners) {
-  std::ofstream out(path);
-  if (!out) throw std::runtime_error("cannot write " + path);
-  std::string const where = machine().dump();
-  out << "// SPDX-License-Identifier: Apache-2.0\n// Block sizes measured by bench/tune on " << where << ".\n"
-      << "#pragma once\n\n#include <ringattn/policy/tile.hpp>\n\n"
-      << "/// `using Tiles = TunedTiles;` in a policy. What was not measured is as DefaultTiles says.\n"
-      << "struct TunedTiles {\n"
-      << "  constexpr ringattn::Tile operator()(int arch, int head_dim, int value_dim, int element_bytes) const {\n";
+  std::ostringstream lines;
   for (Winner const& w : winners)
-    out << "    if (arch == " << Cpu::arch << " && head_dim == " << w.entry->head_dim
-        << " && value_dim == " << w.entry->head_dim << " && element_bytes == " << w.entry->element_bytes
-        << ") return {.q = " << w.tile.q << ", .kv = " << w.tile.kv << "};  // " << w.entry->precision << ": " << w.gain
-        << " x the default\n";
-  out << "    return ringattn::DefaultTiles{}(arch, head_dim, value_dim, element_bytes);\n  }\n};\n\n"
-      << "static_assert(ringattn::TilePolicy<TunedTiles>);\n";
+    lines << "    if (arch == " << Cpu::arch << " && head_dim == " << w.entry->head_dim
+          << " && value_dim == " << w.entry->head_dim << " && element_bytes == " << w.entry->element_bytes
+          << ") return {.q = " << w.tile.q << ", .kv = " << w.tile.kv << "};  // " << w.entry->precision << ": "
+          << w.gain << " x the default\n";
+  write_tuned_tiles(path, "bench/tune on " + machine().dump(), lines.str());
 }
 
 }  // namespace

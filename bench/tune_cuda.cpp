@@ -8,11 +8,12 @@
 //   struct Mine : ringattn::Policy { using Tiles = TunedTiles; ... };
 #include <cuda_runtime_api.h>
 
-#include <fstream>
+#include <sstream>
 #include <stdexcept>
 
 #include "options.hpp"
 #include "tune_cuda_case.hpp"
+#include "tuned_tiles.hpp"
 
 namespace {
 
@@ -69,30 +70,24 @@ Winner report(CudaTuneEntry const& entry, bool backward, std::vector<CudaCandida
 
 /// The lines of one pass. A tile that every card has the memory for stands for all of them: where two fit, kernels take
 /// the one of the larger card.
-void write_lines(std::ostream& out, std::vector<Winner> const& winners, bool backward) {
+std::string lines(std::vector<Winner> const& winners, bool backward) {
+  std::ostringstream out;
   for (Winner const& w : winners)
     if (w.backward == backward)
       out << "    if (" << (w.shared_bytes <= budget::shared_bytes_of(86) ? "arch >= 80" : "arch == 80")
           << " && head_dim == " << w.entry->head_dim << " && value_dim == " << w.entry->head_dim
           << " && element_bytes == " << w.entry->element_bytes << ")\n      return " << text_of(w.tile) << ";  // "
           << w.entry->precision << ": " << w.gain << " x the default\n";
+  return out.str();
 }
 
 void write_header(std::string const& path, std::string const& card, std::vector<Winner> const& winners) {
-  std::ofstream out(path);
-  out << "// SPDX-License-Identifier: Apache-2.0\n// Tiles measured by bench/tune_cuda on " << card << ".\n"
-      << "#pragma once\n\n#include <ringattn/cuda/backward_tiles.hpp>\n#include <ringattn/policy/tile.hpp>\n\n"
-      << "/// `using Tiles = TunedTiles;` in a policy. What was not measured is as DefaultTiles says.\n"
-      << "struct TunedTiles {\n"
-      << "  constexpr ringattn::Tile operator()(int arch, int head_dim, int value_dim, int element_bytes) const {\n";
-  write_lines(out, winners, false);
-  out << "    return ringattn::DefaultTiles{}(arch, head_dim, value_dim, element_bytes);\n  }\n"
-      << "  constexpr ringattn::Tile backward(int arch, int head_dim, int value_dim, int element_bytes) const {\n";
-  write_lines(out, winners, true);
-  out << "    return ringattn::budget::backward_tile(ringattn::budget::shared_bytes_of(arch), head_dim, value_dim,\n"
-      << "                                           element_bytes);\n  }\n};\n\n"
-      << "static_assert(ringattn::TilePolicy<TunedTiles>);\n";
-  if (!out.flush()) throw std::runtime_error("cannot write " + path);
+  write_tuned_tiles(
+      path, "bench/tune_cuda on " + card, lines(winners, false), "#include <ringattn/cuda/backward_tiles.hpp>\n",
+      "  constexpr ringattn::Tile backward(int arch, int head_dim, int value_dim, int element_bytes) const {\n" +
+          lines(winners, true) +
+          "    return ringattn::budget::backward_tile(ringattn::budget::shared_bytes_of(arch), head_dim, value_dim,\n"
+          "                                           element_bytes);\n  }\n");
 }
 
 /// The card's name; throws where there is none.

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Instantiates the grids of tiles for one precision (BENCH_PRECISION) and head_dim (BENCH_HEAD_DIM); BENCH_TILES takes
 // so many of each grid only.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#error \
+    "bench/tune_cuda: kernels need compute capability 8.0; where this machine has no card, name one: -Dtune_cuda_arch=sm_90"
+#endif
 #include <ringattn/comm/solo.hpp>
 
 #include <memory>

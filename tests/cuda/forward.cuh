@@ -72,6 +72,20 @@ struct SoftCap {
 /// How a test lays a tensor out in memory.
 enum class Memory { dense, head_major, padded_rows, every_second };
 
+/// f(index in a whole dense tensor of `seq` rows, index in memory) for every element of a view of the rows `runs`.
+template <class F>
+void each_element(Extents const& e, int64_t const (&stride)[4], int64_t seq, std::vector<Rows> const& runs, F f) {
+  for (int64_t b = 0; b < e.batch; ++b) {
+    int64_t at = 0;
+    for (Rows const& rows : runs)
+      for (int64_t i = 0; i < rows.count; ++i, ++at)
+        for (int64_t h = 0; h < e.heads; ++h)
+          for (int64_t d = 0; d < e.dim; ++d)
+            f(size_t(((b * seq + rows.at(i)) * e.heads + h) * e.dim + d),
+              size_t(b * stride[0] + at * stride[1] + h * stride[2] + d * stride[3]));
+  }
+}
+
 /// Some rows of a whole dense tensor, on the device, in a layout.
 template <class T>
 View<T, DeviceSpace> on_device(std::vector<T> const& whole, Extents e, std::vector<Rows> const& rows, Memory memory) {
@@ -82,15 +96,7 @@ View<T, DeviceSpace> on_device(std::vector<T> const& whole, Extents e, std::vect
   int64_t const stride[4] = {seq * e.heads * row, major ? row : e.heads * row, major ? seq * row : row, dim};
   std::vector<T> values(size_t(e.batch * seq * e.heads * row));
   std::memset(static_cast<void*>(values.data()), 0xff, values.size() * sizeof(T));  // what lies between is NaN
-  for (int64_t b = 0; b < e.batch; ++b) {
-    int64_t at = 0;
-    for (Rows const& r : rows)
-      for (int64_t i = 0; i < r.count; ++i, ++at)
-        for (int64_t h = 0; h < e.heads; ++h)
-          for (int64_t d = 0; d < e.dim; ++d)
-            values[size_t(b * stride[0] + at * stride[1] + h * stride[2] + d * dim)] =
-                whole[size_t(((b * e.seq + r.at(i)) * e.heads + h) * e.dim + d)];
-  }
+  each_element(local, stride, e.seq, rows, [&](size_t from, size_t to) { values[to] = whole[from]; });
   return {device_copy(values), local, {stride[0], stride[1], stride[2], stride[3]}};
 }
 
@@ -102,15 +108,7 @@ void fetch_rows(std::vector<T>& whole, View<T, DeviceSpace> const& view, int64_t
   int64_t const last = 1 + (e.batch - 1) * view.stride[0] + (e.seq - 1) * view.stride[1] +
                        (e.heads - 1) * view.stride[2] + (e.dim - 1) * view.stride[3];
   auto const values = host_copy(view.data, size_t(last));
-  for (int64_t b = 0; b < e.batch; ++b) {
-    int64_t at = 0;
-    for (Rows const& rows : runs)
-      for (int64_t i = 0; i < rows.count; ++i, ++at)
-        for (int64_t h = 0; h < e.heads; ++h)
-          for (int64_t d = 0; d < e.dim; ++d)
-            whole[size_t(((b * seq + rows.at(i)) * e.heads + h) * e.dim + d)] =
-                values[size_t(b * view.stride[0] + at * view.stride[1] + h * view.stride[2] + d * view.stride[3])];
-  }
+  each_element(e, view.stride, seq, runs, [&](size_t to, size_t from) { whole[to] = values[from]; });
 }
 
 template <class Precision> struct ForwardCase {

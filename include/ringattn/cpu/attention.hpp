@@ -5,7 +5,6 @@
 
 #include <atomic>
 #include <new>
-#include <thread>
 
 #include "control.hpp"
 #include "layout.hpp"
@@ -154,11 +153,7 @@ template <class K> class Forward {
   /// How many units have added their segments of the step to the running states of a chunk.
   std::atomic<int64_t>& turn(int64_t chunk) const { return at<std::atomic<int64_t>>(step_.state, layout_.turn)[chunk]; }
   bool wait_for_turn(int64_t chunk, int64_t split, StepControl& control) const {
-    while (turn(chunk).load(std::memory_order_acquire) != split) {
-      if (!control.keep_going()) return false;
-      std::this_thread::yield();
-    }
-    return true;
+    return control.wait_until([&] { return turn(chunk).load(std::memory_order_acquire) == split; });
   }
 
   /// One panel of a group: which query tile, of which head, and where its state is.
@@ -183,12 +178,14 @@ template <class K> class Forward {
   /// Of the lane block that the first of `rows` rows is in.
   static int vectors_for(int64_t rows) { return int(ceil_div(std::min<int64_t>(rows, S::lanes), S::vector)); }
 
-  /// n panels against one segment of keys, `first` the first. states: where each panel's sums are.
+  /// n panels against one segment of keys, `first` the first. states: where each panel's sums are. False: the step has
+  /// to stop.
   bool attend_segment(Scratch const& mine, int64_t b, int64_t g, Panel const* panels, int64_t n, Rows segment,
                       int64_t first, bool my_turn, State* states, StepControl& control) const {
-    int64_t pairs = 0, done = 0;
+    int64_t pairs = 0;
     int64_t const all_keys = count_rows(step_.k_rows);
-    for (; done < segment.count; done += S::tile.kv) {
+    bool go = true;
+    for (int64_t done = 0; go && done < segment.count; done += S::tile.kv) {
       Rows const k = segment.slice(done, std::min<int64_t>(S::tile.kv, segment.count - done));
       enum class Packed { none, tall, flat } packed = Packed::none;
       bool special = false;
@@ -196,7 +193,7 @@ template <class K> class Forward {
       int64_t const next = std::min<int64_t>(S::keys, all_keys - first - done - k.count);
       Prefetch<S::head, S::value, E> ahead(keys.from(k.count), values.from(k.count), next,
                                            n * ceil_div(k.count, S::rows));
-      for (int64_t p = 0; p < n; ++p) {
+      for (int64_t p = 0; go && p < n; ++p) {
         VisibleKeys<S::keys> const see(step_.mask, panels[p].rows, k);
         if (see.none()) continue;
         if (!states[p].out) {
@@ -219,12 +216,11 @@ template <class K> class Forward {
         }
         attend(panels[p], states[p], mine, mine.queries + p * S::head_terms * S::q, k, see, special, ahead);
         pairs += panels[p].rows.count * (see.end() - see.begin());
-        if (!control.keep_going()) break;
+        go = control.keep_going();
       }
-      if (!control.keep_going()) break;
     }
     control.count_pairs(pairs);
-    return done >= segment.count;
+    return go;
   }
 
   /// One panel against one key tile.

@@ -8,7 +8,6 @@
 
 #include <atomic>
 #include <new>
-#include <thread>
 
 #include "attention.hpp"
 
@@ -78,10 +77,8 @@ template <class K> class Backward {
       }
       add_joint(mine, joint, int(k.count));
       // The chunk before this one has added its share of the tile.
-      while (!is_first && tiles_done(index - 1).load(std::memory_order_acquire) <= tile) {
-        if (!control.keep_going()) return false;
-        std::this_thread::yield();
-      }
+      auto const added = [&] { return is_first || tiles_done(index - 1).load(std::memory_order_acquire) > tile; };
+      if (!control.wait_until(added)) return false;
       if (packed || is_first) {
         add<S::head, S::head_columns>(step_.dk, mine.dk, step_.scale, b, g, first, k.count, packed, is_first);
         add<S::value, S::value_columns>(step_.dv, mine.dv, A(1), b, g, first, k.count, packed, is_first);

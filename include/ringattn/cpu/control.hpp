@@ -24,6 +24,14 @@ class StepControl {
     if (!progress_()) stop();
     return !stopped_.load(std::memory_order_relaxed);
   }
+  /// Waits until `ready()`. False: the step has to stop before that.
+  template <class F> bool wait_until(F ready) {
+    while (!ready()) {
+      if (!keep_going()) return false;
+      std::this_thread::yield();
+    }
+    return true;
+  }
   void stop() { stopped_.store(true, std::memory_order_relaxed); }
 
   void count_pairs(int64_t n) { pairs_.fetch_add(n, std::memory_order_relaxed); }

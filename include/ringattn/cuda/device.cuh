@@ -55,14 +55,6 @@ concept HasBackward = requires {
   typename Gradients::template Backward<Arch, K>;
 };
 
-/// `Gradients`, once it is sure that the architecture has such kernels.
-template <class Arch, class Gradients, class K> consteval bool check_gradients() {
-  static_assert(HasBackward<Arch, Gradients, K>,
-                "ringattn: Cuda<Arch, AtomicGradients>: this Arch has no AtomicBackward<K>; take Cuda<Arch>, whose "
-                "gradients are summed in order");
-  return true;
-}
-
 }  // namespace cuda::detail
 
 /// Computes in device memory. Every call enqueues on the stream and returns; `synchronize` waits. An error of earlier
@@ -76,7 +68,9 @@ template <class Arch = sm80, class Gradients = OrderedGradients> class Cuda {
                 "run) or AtomicGradients (nobody waits; dQ is not reproducible)");
   struct Shared;
   template <class K> struct Gradient {
-    static_assert(cuda::detail::check_gradients<Arch, Gradients, K>());
+    static_assert(cuda::detail::HasBackward<Arch, Gradients, K>,
+                  "ringattn: Cuda<Arch, AtomicGradients>: this Arch has no AtomicBackward<K>; take Cuda<Arch>, whose "
+                  "gradients are summed in order");
     using Backward = typename Gradients::template Backward<Arch, K>;
   };
 

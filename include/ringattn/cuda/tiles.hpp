@@ -20,8 +20,7 @@ struct FitOfTile {
                 "Tile.q / Tile.warps");
   static_assert(shared_bytes_needed <= shared_bytes_there,
                 "ringattn: Tile needs more shared memory than a block can have on any card: element_bytes * (q * "
-                "head_dim + stages "
-                "* kv * (head_dim + value_dim)) + 512; lower Tile.q, Tile.kv or Tile.stages");
+                "head_dim + stages * kv * (head_dim + value_dim)) + 512; lower Tile.q, Tile.kv or Tile.stages");
   static constexpr bool checked = true;
 };
 

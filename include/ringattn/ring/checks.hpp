@@ -54,8 +54,8 @@ struct CommonAxis {
   int64_t stride = 0, a_extent = 1, b_extent = 1;  // stride in bytes
 };
 
-/// Along the common axes from `axis` on (strides falling): is there a pair of indices that brings b's stretch of bytes,
-/// which begins `delta` bytes after a's, into touch with it?
+/// Is there a pair of indices along the common axes (strides falling) that brings b's stretch of bytes, which begins
+/// `delta` bytes after a's, into touch with it?
 inline bool reachable(std::span<CommonAxis const> axes, int64_t a_bytes, int64_t b_bytes, int64_t delta) {
   if (axes.empty()) return delta < a_bytes && -delta < b_bytes;
   CommonAxis const& x = axes[0];
