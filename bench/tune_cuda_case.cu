@@ -26,8 +26,8 @@ struct Grid {
 };
 template <class Needs> constexpr Grid grid_of(int head_dim, int element_bytes, Tile default_tile) {
   Grid g;
-  for (int q : {32, 64, 128})
-    for (int kv : {32, 64, 96, 128})
+  for (int q : {128, 64, 32})
+    for (int kv : {64, 128, 96, 32})
       for (int warps : {4, 8})
         for (int stages : {1, 2}) {
           Tile const t{.q = q, .kv = kv, .stages = stages, .warps = warps};

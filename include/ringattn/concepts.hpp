@@ -163,6 +163,21 @@ concept Attends = requires(B& b, AttendShape const& shape, AttendStep<K, typenam
   b.template finish<K>(step, result);
 };
 
+/// Which part of a call a step is. The first one begins by itself; the last one writes the result, unless that has to
+/// wait for a vote (`last` is null).
+template <class K, class Space> struct Part {
+  bool first = false;
+  AttendResult<K, Space> const* last = nullptr;
+};
+
+/// A backend may spare the passes over its state that `begin` and `finish` take, by steps that know which part they
+/// are. Where a call has no step, it begins and finishes as any other.
+template <class B, class K>
+concept AttendsInParts = requires(B& b, AttendStep<K, typename B::Space> const& step,
+                                  Part<K, typename B::Space> const& part) {
+  b.template step<K>(step, part);
+};
+
 /// Backward attention: `begin_backward` computes the row sums dO . O and clears dQ, `step_backward` adds to dQ and
 /// overwrites dk, dv with this block's contribution, `finish_backward` writes dQ. `accumulate(mine, arriving, sum)`
 /// writes sum = Wire(mine + arriving) (arriving may be null: sum = Wire(mine)).

@@ -142,11 +142,12 @@ template <class T> std::vector<T> convert(std::vector<double> const& x) {
   return y;
 }
 
-/// out and lse of a case when its key rows arrive in these steps.
+/// out and lse of a case when its key rows arrive in these steps. `in_parts`: the first one begins and the last one
+/// ends the call, as far as they have keys.
 template <class K>
 ForwardResult<typename K::Precision> run_forward(ForwardCase<typename K::Precision> const& c,
                                                  typename K::Score const& score, DenseInputs<double> const& in,
-                                                 std::vector<std::vector<Rows>> const& steps) {
+                                                 std::vector<std::vector<Rows>> const& steps, bool in_parts = false) {
   using Element = typename K::Element;
   using Forward = cuda::sm80::Forward<K>;
   Problem const p = c.problem.resolved();
@@ -173,19 +174,22 @@ ForwardResult<typename K::Precision> run_forward(ForwardCase<typename K::Precisi
   step.score = score;
   step.scale = float(c.scale != 0 ? c.scale : 1 / std::sqrt(double(K::head_dim)));
   step.state = state;
-  Forward::begin(step, launch);
+  AttendResult<K, DeviceSpace> const result{view_out, view_lse};
+  if (!in_parts) Forward::begin(step, launch);
   std::vector<void*> used{view_q.data, view_out.data, view_lse.data, state};
   for (auto const& runs : steps) {
     auto const view_k = on_device(k, ke, runs, c.memory), view_v = on_device(v, ve, runs, c.memory);
     step.k = View<Element const, DeviceSpace>(view_k);
     step.v = View<Element const, DeviceSpace>(view_v);
     step.k_rows = runs;
-    Forward::step(step, launch);
+    if (in_parts)
+      Forward::step(step, {&runs == &steps.front(), &runs == &steps.back() ? &result : nullptr}, launch);
+    else
+      Forward::step(step, launch);
     used.push_back(view_k.data);
     used.push_back(view_v.data);
   }
-  AttendResult<K, DeviceSpace> const result{view_out, view_lse};
-  Forward::finish(step, result, launch);
+  if (!in_parts) Forward::finish(step, result, launch);
   CHECK_CUDA(cudaStreamSynchronize(stream));
 
   ForwardResult<typename K::Precision> r{garbage, lse_garbage};
@@ -226,7 +230,8 @@ bool judge(ForwardResult<Precision> const& r, DenseResults<double> const& exact,
   return ok;
 }
 
-/// Runs a case in its steps and in one, which must be bitwise equal, and compares with the oracle.
+/// Runs a case in its steps and in one, with steps that know their parts and with such that do not, which must be
+/// bitwise equal, and compares with the oracle.
 template <class K> void check_forward(char const* name, ForwardCase<typename K::Precision> const& c) {
   using Precision = typename K::Precision;
   Problem const p = c.problem.resolved();
@@ -243,10 +248,14 @@ template <class K> void check_forward(char const* name, ForwardCase<typename K::
   if (c.steps.size() > 1) {
     std::vector<Rows> all;
     for (auto const& s : c.steps) all.insert(all.end(), s.begin(), s.end());
-    if (!(run_forward<K>(c, score, in, {all}) == stepwise)) {
+    if (!(run_forward<K>(c, score, in, {all}, true) == stepwise)) {
       ok = false;
       text += ", in one step OTHER BITS";
     }
+  }
+  if (!(run_forward<K>(c, score, in, c.steps, true) == stepwise)) {
+    ok = false;
+    text += ", in parts OTHER BITS";
   }
   std::printf("%s %s, head_dim %d, value_dim %d, %s: %s\n", ok ? "  " : "NO", name, K::head_dim, K::value_dim,
               AnyMask::names[c.mask.kind], text.c_str());

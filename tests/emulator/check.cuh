@@ -22,10 +22,13 @@ inline int failures = 0;
     }                                                                                          \
   } while (0)
 
+/// Ready for every stream: a copy from ordinary host memory may return before it has arrived, and streams that do not
+/// wait for the default one would read what was there before.
 template <class T> T* device_copy(std::vector<T> const& values) {
   T* p = nullptr;
   CHECK_CUDA(cudaMalloc(&p, values.size() * sizeof(T)));
   CHECK_CUDA(cudaMemcpy(p, values.data(), values.size() * sizeof(T), cudaMemcpyHostToDevice));
+  CHECK_CUDA(cudaStreamSynchronize(nullptr));
   return p;
 }
 template <class T> T* device_array(size_t count) {

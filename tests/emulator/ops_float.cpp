@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // f32 and f64 arithmetic. The approximate functions are the correctly computed ones here: a real card differs in the
 // last bits.
+#include <bit>
 #include <cfenv>
 #include <cmath>
 
@@ -25,8 +26,13 @@ template <bool Ftz, class T> T in(T a) {
   if constexpr (Ftz && sizeof(T) == 4) return flush(a);
   return a;
 }
-template <bool Ftz, class T> T out(T a, bool saturate) {
+template <class F> constexpr bool moves_bits = requires { F::moves_bits; };
+
+/// A result that is NaN is the same one whatever the operands were (f32), unless only the sign is touched.
+template <class F, bool Ftz, class T> T out(T a, bool saturate) {
   if (saturate) a = a > 0 ? (a < 1 ? a : T{1}) : T{0};  // NaN becomes 0
+  if constexpr (sizeof(T) == 4 && !moves_bits<F>)
+    if (a != a) return std::bit_cast<T>(0x7fffffffu);
   return in<Ftz>(a);
 }
 
@@ -37,10 +43,10 @@ template <class T, class F, bool Ftz, int Inputs> void apply(Warp& w, Instructio
                         *const c = Inputs > 2 ? w.source<T>(i.op[3]) : a;
   bool const saturate = i.saturate;
   for_lanes(lanes, [&](int l) {
-    if constexpr (Inputs == 1) set<T>(d, l, out<Ftz>(F::run(in<Ftz>(get<T>(a, l))), saturate));
-    if constexpr (Inputs == 2) set<T>(d, l, out<Ftz>(F::run(in<Ftz>(get<T>(a, l)), in<Ftz>(get<T>(b, l))), saturate));
+    if constexpr (Inputs == 1) set<T>(d, l, out<F, Ftz>(F::run(in<Ftz>(get<T>(a, l))), saturate));
+    if constexpr (Inputs == 2) set<T>(d, l, out<F, Ftz>(F::run(in<Ftz>(get<T>(a, l)), in<Ftz>(get<T>(b, l))), saturate));
     if constexpr (Inputs == 3) {
-      set<T>(d, l, out<Ftz>(F::run(in<Ftz>(get<T>(a, l)), in<Ftz>(get<T>(b, l)), in<Ftz>(get<T>(c, l))), saturate));
+      set<T>(d, l, out<F, Ftz>(F::run(in<Ftz>(get<T>(a, l)), in<Ftz>(get<T>(b, l)), in<Ftz>(get<T>(c, l))), saturate));
     }
   });
 }
@@ -80,12 +86,15 @@ struct MaxNan {
   template <class T> static T run(T a, T b) { return std::isnan(a) ? a : std::isnan(b) ? b : Max::run(a, b); }
 };
 struct Abs {
+  static constexpr bool moves_bits = true;
   template <class T> static T run(T a) { return std::fabs(a); }
 };
 struct Neg {
+  static constexpr bool moves_bits = true;
   template <class T> static T run(T a) { return -a; }
 };
 struct CopySign {
+  static constexpr bool moves_bits = true;
   template <class T> static T run(T a, T b) { return std::copysign(b, a); }
 };
 struct Sqrt {

@@ -75,7 +75,8 @@ void multiply(Warp& w, Instruction const& i, uint32_t) {
         uint32_t const low = to_f16(d[l / 4 + 8 * r][2 * (l % 4)]), high = to_f16(d[l / 4 + 8 * r][2 * (l % 4) + 1]);
         set<uint32_t>(w.row(i.op[r]), l, low | high << 16);
       } else {
-        set<float>(w.row(i.op[r]), l, static_cast<float>(d[l / 4 + 8 * (r >> 1)][2 * (l % 4) + (r & 1)]));
+        float const sum = static_cast<float>(d[l / 4 + 8 * (r >> 1)][2 * (l % 4) + (r & 1)]);
+        set<float>(w.row(i.op[r]), l, sum == sum ? sum : std::bit_cast<float>(0x7fffffffu));
       }
     }
   }

@@ -7,18 +7,28 @@
 namespace ringattn::inline RINGATTN_ABI {
 namespace budget {
 
-/// The backward kernel of sm_80. Warps stand in a grid: one row of them per 16 keys of the tile, `columns()` of them
-/// share the dimensions of dK and dV of these keys.
+/// The backward kernel of sm_80. Warps stand in a grid: a row of them has 16 keys of the tile, `columns()` warps share
+/// the dimensions of dK and dV of these keys. Where warps are few, each has `fragments()` times 16 keys.
 struct Backward {
   Tile tile;
   int head_dim, value_dim, element_bytes;
 
-  constexpr int columns() const { return tile.warps * 16 / tile.kv; }
+  constexpr int columns() const { return tile.warps * 16 > tile.kv ? tile.warps * 16 / tile.kv : 1; }
+  constexpr int fragments() const { return tile.warps * 16 < tile.kv ? tile.kv / (tile.warps * 16) : 1; }
   /// How many of the warps of a row share the queries for scores.
   constexpr int query_columns() const { return columns() < tile.q / 16 ? columns() : tile.q / 16; }
-  /// 16-row tiles of dQ per warp, and how many warps share the dimensions of one.
-  constexpr int dq_rows() const { return tile.q / 16 > tile.warps ? tile.q / 16 / tile.warps : 1; }
-  constexpr int dq_columns() const { return tile.warps > tile.q / 16 ? tile.warps / (tile.q / 16) : 1; }
+  /// 16-row tiles of dQ per warp, and how many warps share the dimensions of these. Two rather than one, so that a
+  /// fragment of keys serves both, where registers and dimensions allow it.
+  constexpr int dq_rows() const {
+    int const images = tile.q / 16;
+    if (images > tile.warps) return images / tile.warps;
+    bool const two = element_bytes == 2 && images >= 4 && head_dim % (32 * tile.warps / images) == 0;
+    return two ? 2 : 1;
+  }
+  constexpr int dq_columns() const {
+    int const rows = tile.q / 16 / dq_rows();
+    return tile.warps > rows ? tile.warps / rows : 1;
+  }
   /// 8-column tiles of dQ that a warp sums at a time: at most 8, so that it takes no more registers than scores do.
   constexpr int dq_step() const {
     int const all = head_dim / 16 / dq_columns();
@@ -31,8 +41,10 @@ struct Backward {
   /// Per thread: dK and dV, P and dP (and the small products of one of them), fragments, and the rest. `passes`: the
   /// queries of a tile can be taken in parts, so that scores take fewer registers and keys are read more often.
   constexpr int registers(int passes) const {
-    int const gradients = (head_dim + value_dim) / 2 / columns(), scores = tile.q / 2 / query_columns() / passes;
-    return gradients + (1 + parts()) * scores + parts() * 8 + registers_aside + 16 + (parts() - 1) * registers_to_split;
+    int const gradients = fragments() * (head_dim + value_dim) / 2 / columns();
+    int const scores = fragments() * tile.q / 2 / query_columns() / passes;
+    return gradients + (1 + parts()) * scores + parts() * (4 * fragments() + 4) + registers_aside + 16 +
+           (parts() - 1) * registers_to_split;
   }
   /// As few as fit; at least 16 queries in each.
   constexpr int passes() const {
@@ -50,7 +62,7 @@ struct Backward {
   constexpr bool well_formed() const {
     constexpr auto power_of_2 = [](int x) { return x > 0 && (x & (x - 1)) == 0; };
     if (!power_of_2(tile.q) || !power_of_2(tile.kv) || tile.q < 16 || tile.kv < 16) return false;
-    if (tile.stages < 1 || tile.stages > 2 || !power_of_2(tile.warps) || tile.warps < tile.kv / 16) return false;
+    if (tile.stages < 1 || tile.stages > 2 || !power_of_2(tile.warps) || tile.warps < tile.kv / 32) return false;
     return head_dim % (16 * columns()) == 0 && value_dim % (16 * columns()) == 0 && head_dim % (16 * dq_columns()) == 0;
   }
   constexpr bool fits(int shared) const {
@@ -61,13 +73,14 @@ struct Backward {
 /// Best first: many keys, since a tile of queries is loaded, and its dQ loaded and stored, once per tile of keys; then
 /// many queries; then two stages.
 inline constexpr Tile backward_candidates[] = {
-    {.q = 64, .kv = 128, .stages = 2, .warps = 8}, {.q = 64, .kv = 128, .stages = 1, .warps = 8},
-    {.q = 32, .kv = 128, .stages = 2, .warps = 8}, {.q = 32, .kv = 128, .stages = 1, .warps = 8},
-    {.q = 64, .kv = 64, .stages = 2, .warps = 8},  {.q = 64, .kv = 64, .stages = 1, .warps = 8},
-    {.q = 64, .kv = 64, .stages = 1, .warps = 4},  {.q = 32, .kv = 64, .stages = 1, .warps = 8},
-    {.q = 32, .kv = 64, .stages = 1, .warps = 4},  {.q = 32, .kv = 32, .stages = 1, .warps = 8},
-    {.q = 32, .kv = 32, .stages = 1, .warps = 4},  {.q = 16, .kv = 32, .stages = 1, .warps = 4},
-    {.q = 16, .kv = 16, .stages = 1, .warps = 4},  {.q = 16, .kv = 16, .stages = 1, .warps = 2},
+    {.q = 128, .kv = 128, .stages = 1, .warps = 4}, {.q = 128, .kv = 128, .stages = 1, .warps = 8},
+    {.q = 64, .kv = 128, .stages = 2, .warps = 8},  {.q = 64, .kv = 128, .stages = 1, .warps = 8},
+    {.q = 32, .kv = 128, .stages = 2, .warps = 8},  {.q = 32, .kv = 128, .stages = 1, .warps = 8},
+    {.q = 64, .kv = 64, .stages = 2, .warps = 8},   {.q = 64, .kv = 64, .stages = 1, .warps = 8},
+    {.q = 64, .kv = 64, .stages = 1, .warps = 4},   {.q = 32, .kv = 64, .stages = 1, .warps = 8},
+    {.q = 32, .kv = 64, .stages = 1, .warps = 4},   {.q = 32, .kv = 32, .stages = 1, .warps = 8},
+    {.q = 32, .kv = 32, .stages = 1, .warps = 4},   {.q = 16, .kv = 32, .stages = 1, .warps = 4},
+    {.q = 16, .kv = 16, .stages = 1, .warps = 4},   {.q = 16, .kv = 16, .stages = 1, .warps = 2},
 };
 
 constexpr Tile backward_tile(int shared, int head_dim, int value_dim, int element_bytes) {
@@ -108,7 +121,7 @@ template <class K, int arch> consteval Tile checked_backward_tile() {
   constexpr budget::Backward b{t, K::head_dim, K::value_dim, bytes};
   static_assert(b.well_formed(),
                 "ringattn: Tile of the backward pass on a GPU: q, kv and warps are powers of 2, q and kv at least 16, "
-                "warps at least kv / 16, stages 1 or 2, and head_dim and value_dim divide among the warps by 16");
+                "warps at least kv / 32, stages 1 or 2, and head_dim and value_dim divide among the warps by 16");
   static_assert(detail::FitOfBackwardTile < t.q, t.kv, t.stages, t.warps, K::head_dim, K::value_dim, bytes,
                 b.well_formed() ? b.shared_bytes() : 0, budget::most_shared_bytes > ::checked);
   return t;

@@ -24,22 +24,29 @@ namespace detail {
 
 inline constexpr int move_threads = 256;
 
-/// One thread per `Unit` of a row; `units` of them per row. `Unit` is an element, or 16 bytes of them.
-template <class Unit, class T, class U>
+/// `n` elements that lie together.
+template <class T, int n> struct alignas(n * sizeof(T) > 16 ? 16 : n * sizeof(T)) Together { T x[n]; };
+
+/// One thread per `n` elements of a row; `units` of these per row.
+template <int n, class T, class U>
 RINGATTN_HIDDEN __global__ void __launch_bounds__(move_threads)
     copy_rows(View<T const, DeviceSpace> from, View<U, DeviceSpace> to, int64_t units) {
-  constexpr int64_t per_unit = int64_t(sizeof(Unit) / sizeof(T));
   Extents const e = from.extents;
   int64_t const all = e.batch * e.seq * e.heads * units, stride = int64_t(gridDim.x) * blockDim.x;
   for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < all; i += stride) {
-    int64_t const d = i % units * per_unit, row = i / units;
+    int64_t const d = i % units * n, row = i / units;
     int64_t const h = row % e.heads, bs = row / e.heads, b = bs / e.seq, s = bs % e.seq;
     T const* const x = from.row(b, s, h) + d * from.stride[3];
     U* const y = to.row(b, s, h) + d * to.stride[3];
-    if constexpr (sizeof(Unit) > sizeof(T))
-      *reinterpret_cast<Unit*>(y) = *reinterpret_cast<Unit const*>(x);
-    else
+    if constexpr (n == 1) {
       *y = convert<U>(*x);
+    } else {
+      Together<T, n> const in = *reinterpret_cast<Together<T, n> const*>(x);
+      Together<U, n> out;
+#pragma unroll
+      for (int e = 0; e < n; ++e) out.x[e] = convert<U>(in.x[e]);
+      *reinterpret_cast<Together<U, n>*>(y) = out;
+    }
   }
 }
 
@@ -74,13 +81,12 @@ template <class T, class U>
 void copy(View<T const, DeviceSpace> const& from, View<U, DeviceSpace> const& to, Launch const& where) {
   Extents const& e = from.extents;
   int64_t const rows = e.batch * e.seq * e.heads;
-  if constexpr (std::is_same_v<T, U>)
-    if (detail::in_pieces_of_16(from) && detail::in_pieces_of_16(to)) {
-      int64_t const units = e.dim * int64_t(sizeof(T)) / 16;
-      return launch("copy", detail::copy_rows<uint4, T, U>, detail::move_grid(rows * units, where),
-                    detail::move_threads, 0, where, from, to, units);
-    }
-  launch("copy", detail::copy_rows<T, T, U>, detail::move_grid(rows * e.dim, where), detail::move_threads, 0, where,
+  // At least 16 bytes on the side with the smaller elements.
+  constexpr int n = 16 / int(std::min(sizeof(T), sizeof(U)));
+  if (detail::in_pieces_of_16(from) && detail::in_pieces_of_16(to) && e.dim % n == 0)
+    return launch("copy", detail::copy_rows<n, T, U>, detail::move_grid(rows * (e.dim / n), where),
+                  detail::move_threads, 0, where, from, to, e.dim / n);
+  launch("copy", detail::copy_rows<1, T, U>, detail::move_grid(rows * e.dim, where), detail::move_threads, 0, where,
          from, to, e.dim);
 }
 

@@ -166,6 +166,15 @@ template <class Arch = sm80, class Gradients = OrderedGradients> class Cuda {
     cuda::DeviceGuard const guard(device());
     Arch::template Forward<K>::step(step, shared_->launch);
   }
+  /// A step that begins and ends the call itself, if it is the first, the last, or both.
+  template <class K>
+  requires requires(AttendStep<K, Space> const& s, Part<K, Space> const& p, cuda::Launch const& l) {
+    Arch::template Forward<K>::step(s, p, l);
+  }
+  void step(AttendStep<K, Space> const& step, Part<K, Space> const& part) {
+    cuda::DeviceGuard const guard(device());
+    Arch::template Forward<K>::step(step, part, shared_->launch);
+  }
   template <class K> void finish(AttendStep<K, Space> const& step, AttendResult<K, Space> const& result) {
     cuda::DeviceGuard const guard(device());
     Arch::template Forward<K>::finish(step, result, shared_->launch);

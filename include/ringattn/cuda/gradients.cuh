@@ -32,14 +32,22 @@ struct QueryTile {
   int64_t before;       ///< the last tile of keys before this one that adds to the same queries, or -1
   bool partial;         ///< are there pairs that do not count: masked, or past the end of a run?
 
-  /// Finds the tile after (head_, index_) that sees tile `tile` of the keys; head = `end` if there is none before head
-  /// `end`. All lanes of a warp call it.
+  /// Finds the tile after `last` (null: of `head_`, from its end) that sees tile `tile` of the keys; head = `end` if
+  /// there is none before head `end`. `keys`, `earlier_keys`: the rows of that tile and, if there is one, of the tile
+  /// before it. All lanes of a warp call it, for which the others wait.
   template <class Mask>
-  __device__ void find(RunTable const& q, RunTable const& k, Mask const& mask, int64_t tile, int64_t head_,
-                       int64_t index_, int64_t end) {
-    Rows const keys = k.tile(tile).rows;
+  __device__ void find(RunTable const& q, RunTable const& k, Mask const& mask, int64_t tile, Rows const& keys,
+                       Rows const& earlier_keys, int64_t head_, QueryTile const* last, int64_t end) {
+    // Nearly always it is the next tile of the head, and the tile of keys before this one sees it, too.
+    if (last && last->head < end && last->index > 0) {
+      int64_t const i = last->index - 1;
+      RowTile const at = q.previous(last->queries, i);
+      Coverage const c = mask.coverage(at.rows, keys);
+      if (c != Coverage::none && (tile == 0 || mask.coverage(at.rows, earlier_keys) != Coverage::none))
+        return set(q, k, keys, c, at, last->head, i, tile - 1);
+    }
     auto const sees = [&](int64_t i) { return mask.coverage(q.tile(i).rows, keys) != Coverage::none; };
-    int64_t h = head_, i = h < end ? last_of(index_ - 1, sees) : -1;
+    int64_t h = last ? last->head : head_, i = h < end ? last_of((last ? last->index : q.tiles()) - 1, sees) : -1;
     while (i < 0 && h < end)
       if (++h < end) i = last_of(q.tiles() - 1, sees);
     if (h == end) {
@@ -49,8 +57,17 @@ struct QueryTile {
     RowTile const at = q.tile(i);
     int64_t const earlier =
         last_of(tile - 1, [&](int64_t j) { return mask.coverage(at.rows, k.tile(j).rows) != Coverage::none; });
+    set(q, k, keys, mask.coverage(at.rows, keys), at, h, i, earlier);
+  }
+
+ private:
+  __device__ void set(RunTable const& q, RunTable const& k, Rows const& keys, Coverage c, RowTile const& at,
+                      int64_t head_, int64_t index_, int64_t before_) {
     bool const whole = at.rows.count == q.tile_size() && keys.count == k.tile_size();
-    if (ptx::lane() == 0) *this = {at, h, i, earlier, !whole || mask.coverage(at.rows, keys) == Coverage::partial};
+    if (ptx::lane() == 0) {
+      queries = at, head = head_, index = index_, before = before_;
+      partial = !whole || c == Coverage::partial;
+    }
   }
 };
 
@@ -74,8 +91,8 @@ struct alignas(8) RowFacts {
 
 /// Scores become weights P, dP becomes dS = P (dP - delta) slope. `facts`: shared memory, of the tile's queries.
 /// `all`: do all pairs count? The others get 0.
-template <class Mask, class Score, int n>
-__device__ inline void weigh_gradients(float (&s)[1][n][4], float (&dp)[1][n][4], Word facts, bool all,
+template <class Mask, class Score, int m, int n>
+__device__ inline void weigh_gradients(float (&s)[m][n][4], float (&dp)[m][n][4], Word facts, bool all,
                                        Pairs<Mask> const& pairs, int first_key, int first_query, Score const& score,
                                        float scale, int64_t head) {
   int const g = ptx::lane() / 4, t = ptx::lane() % 4;
@@ -86,9 +103,9 @@ __device__ inline void weigh_gradients(float (&s)[1][n][4], float (&dp)[1][n][4]
     Word two[4];
     ptx::load_words(two, facts + Word(query * int(sizeof(RowFacts))));
 #pragma unroll
-    for (int e = 0; e < 4; ++e) {
+    for (int e = 0; e < 4 * m; ++e) {
       float const lse = __uint_as_float(two[e % 2 * 2]), delta = __uint_as_float(two[e % 2 * 2 + 1]);
-      float &x = s[0][j][e], &y = dp[0][j][e];
+      float &x = s[e / 4][j][e % 4], &y = dp[e / 4][j][e % 4];
       if constexpr (Score::identity) {
         x = ptx::exp2(__fmaf_rn(x, unit, -lse));
         y = x * (y - delta);
@@ -103,21 +120,21 @@ __device__ inline void weigh_gradients(float (&s)[1][n][4], float (&dp)[1][n][4]
   // Chosen, not multiplied away: 0 times a NaN or an infinity would reach rows that the pair does not belong to.
   if (all) return;
 #pragma unroll
-  for (int i = 0; i < 4 * n; ++i) {
-    int const query = first_query + i / 4 * 8 + ptx::lane() % 4 * 2 + i % 2;
-    bool const counts = pairs.count(query, first_key + ptx::lane() / 4 + i % 4 / 2 * 8);
-    float &x = s[0][i / 4][i % 4], &y = dp[0][i / 4][i % 4];
+  for (int i = 0; i < 4 * m * n; ++i) {
+    int const e = i % 4, j = i / 4 % n, query = first_query + j * 8 + ptx::lane() % 4 * 2 + e % 2;
+    bool const counts = pairs.count(query, first_key + i / (4 * n) * 16 + ptx::lane() / 4 + e / 2 * 8);
+    float &x = s[i / (4 * n)][j][e], &y = dp[i / (4 * n)][j][e];
     x = counts ? x : 0;
     y = counts ? y : 0;
   }
 }
 
 /// Is one of them, in any lane, infinite or NaN?
-template <int n> __device__ inline bool any_special(float const (&c)[1][n][4]) {
+template <int m, int n> __device__ inline bool any_special(float const (&c)[m][n][4]) {
   bool found = false;
 #pragma unroll
-  for (int i = 0; i < 4 * n; ++i) {
-    float const x = c[0][i / 4][i % 4];
+  for (int i = 0; i < 4 * m * n; ++i) {
+    float const x = c[i / (4 * n)][i / 4 % n][i % 4];
     found = found || x - x != 0;
   }
   return __any_sync(~0u, found);
@@ -131,18 +148,20 @@ template <class Tile> __device__ inline Tile from_row(Tile const& tile, int row)
 }
 
 /// Rounds a warp's accumulators to elements of a tile, from (row, column) on.
-template <class Tile, int n>
-__device__ inline void store_sums(Tile const& tile, int row, int column, float const (&c)[1][n][4]) {
+template <class Tile, int m, int n>
+__device__ inline void store_sums(Tile const& tile, int row, int column, float const (&c)[m][n][4]) {
   int const g = ptx::lane() / 4, t = ptx::lane() % 4;
 #pragma unroll
-  for (int i = 0; i < 2 * n; ++i) {
-    int const j = i / 2, half = i % 2, r = row + half * 8 + g, first = column + 8 * j;
+  for (int i = 0; i < 2 * m * n; ++i) {
+    int const fragment = i / (2 * n), j = i / 2 % n, half = i % 2;
+    int const r = row + fragment * 16 + half * 8 + g, first = column + 8 * j;
     if constexpr (Tile::per_chunk == 8) {
-      ptx::store_word(tile.at(r, first / 8) + Word(4 * t), Tile::Mma::of_sums(c[0], j / 2).r[j % 2 * 2 + half]);
+      Word const x = Tile::Mma::of_sums(c[fragment], j / 2).r[j % 2 * 2 + half];
+      ptx::store_word(tile.at(r, first / 8) + Word(4 * t), x);
     } else {
       Word const to = tile.at(r, first / 4 + t / 2) + Word(t % 2 * 8);
-      ptx::store_word(to, __float_as_uint(c[0][j][2 * half]));
-      ptx::store_word(to + 4, __float_as_uint(c[0][j][2 * half + 1]));
+      ptx::store_word(to, __float_as_uint(c[fragment][j][2 * half]));
+      ptx::store_word(to + 4, __float_as_uint(c[fragment][j][2 * half + 1]));
     }
   }
 }
@@ -219,8 +238,8 @@ __device__ inline float sum_of_seen(int first, int count, Counts counts, A a, B 
 
 /// sum += A B over the `depth` queries from `first_query` on that count, for this warp's keys from `first_key` on and
 /// its columns: dV or dK.
-template <int step = 1, int n, class Scores, class Tile, class Mask>
-__device__ inline void add_products(float (&sum)[1][n][4], Scores const& a, int first_key, int first_query, int depth,
+template <int step = 1, int m, int n, class Scores, class Tile, class Mask>
+__device__ inline void add_products(float (&sum)[m][n][4], Scores const& a, int first_key, int first_query, int depth,
                                     Tile const& b, int mine, Pairs<Mask> const& pairs) {
   add_each(sum, [&](int row, int j, int column) {
     int const key = first_key + row, at = every_column<step>(j, mine) * 8 + column;

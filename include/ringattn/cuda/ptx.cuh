@@ -89,17 +89,17 @@ __device__ inline void store_release(Word* p, Word x) {
 /// Between two looks at what another block will write: leaves the scheduler to other warps for some tens of
 /// nanoseconds.
 __device__ inline void pause() { __nanosleep(32); }
-/// *p += x, each number for itself at a moment of its own; nothing is read back.
-__device__ inline void add(float4* p, float const (&x)[4]) {
+/// *p += x, and four neighbours at a time; nothing is read back. Subnormal sums become 0.
+__device__ inline void add(float* p, float x) {
+  asm volatile("red.relaxed.gpu.global.add.f32 [%0], %1;" ::"l"(p), "f"(x) : "memory");
+}
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+__device__ inline void add(float4* p, float const (&x)[4]) {
   asm volatile("red.relaxed.gpu.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(p), "f"(x[0]), "f"(x[1]), "f"(x[2]),
                "f"(x[3])
                : "memory");
-#else
-  for (int i = 0; i < 4; ++i)
-    asm volatile("red.relaxed.gpu.global.add.f32 [%0], %1;" ::"l"(&p->x + i), "f"(x[i]) : "memory");
-#endif
 }
+#endif
 
 // ---------------------------------------------------------------- c += a b, fp32 accumulators
 

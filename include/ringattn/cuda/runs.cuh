@@ -10,10 +10,11 @@
 
 namespace ringattn::inline RINGATTN_ABI::cuda {
 
-/// One tile of rows: their global positions (rows.count of them, at most the tile size) and the local row of the first.
+/// One tile of rows: their global positions (rows.count of them, at most the tile size), the local row of the first,
+/// and how many rows of its run come before and after it.
 struct RowTile {
   Rows rows;
-  int64_t local;
+  int64_t local, before, after;
 };
 
 /// The runs of one rank, cut into tiles; passed to kernels by value. Declare the parameter
@@ -67,8 +68,18 @@ class RunTable {
         high = middle - 1;
     }
     Run const& run = runs[low];
-    int64_t const begin = (i - run.tile) * tile_, left = run.rows.count - begin;
-    return {run.rows.slice(begin, left < tile_ ? left : tile_), run.local + begin};
+    int64_t const begin = (i - run.tile) * tile_, left = run.rows.count - begin, count = left < tile_ ? left : tile_;
+    return {run.rows.slice(begin, count), run.local + begin, begin, left - count};
+  }
+  /// Tile i from its neighbour, i - 1 or i + 1: no search within a run.
+  RINGATTN_HD RowTile next(RowTile const& t, int64_t i) const {
+    if (t.after == 0) return tile(i);
+    int64_t const count = t.after < tile_ ? t.after : tile_;
+    return {{t.rows.at(tile_), t.rows.stride, count}, t.local + tile_, t.before + tile_, t.after - count};
+  }
+  RINGATTN_HD RowTile previous(RowTile const& t, int64_t i) const {
+    if (t.before == 0) return tile(i);
+    return {{t.rows.at(-tile_), t.rows.stride, tile_}, t.local - tile_, t.before - tile_, t.after + t.rows.count};
   }
 
  private:

@@ -14,27 +14,31 @@ namespace ringattn::inline RINGATTN_ABI::cuda {
 /// no key, whose maximum is -inf.
 inline constexpr float lowest = std::numeric_limits<float>::lowest();
 
-/// A key tile that a tile of queries sees. Lies in shared memory and is found by one thread.
-struct KeyTile {
-  Rows rows;
-  int64_t local;  ///< first local row
+/// A key tile that a tile of queries sees. Lies in shared memory and is found by one thread, for which the others wait.
+struct KeyTile : RowTile {
   int64_t index;  ///< in the run table; rows.count is 0 if there are no more tiles
   bool partial;   ///< there are pairs that do not count: masked, or past the end of the run
 
   __device__ bool done() const { return rows.count == 0; }
   __device__ int count() const { return int(rows.count); }
 
-  /// The first one from `index` on, in local order.
-  template <class Mask> __device__ void find(RunTable const& runs, Mask const& mask, Rows const& q, int64_t from) {
-    for (int64_t i = from; i < runs.tiles(); ++i) {
-      RowTile const tile = runs.tile(i);
-      Coverage const c = mask.coverage(q, tile.rows);
-      if (c == Coverage::none) continue;
-      rows = tile.rows;
-      local = tile.local;
-      index = i;
-      partial = c == Coverage::partial || rows.count < runs.tile_size();
-      return;
+  /// The first one after `last` (null: of all), in local order.
+  template <class Mask>
+  __device__ void find(RunTable const& runs, Mask const& mask, Rows const& q, KeyTile const* last) {
+    int64_t i = last ? last->index + 1 : 0;
+    if (i < runs.tiles()) {
+      RowTile tile = last ? runs.next(*last, i) : runs.tile(i);
+      for (;;) {
+        Coverage const c = mask.coverage(q, tile.rows);
+        if (c != Coverage::none) {
+          static_cast<RowTile&>(*this) = tile;
+          index = i;
+          partial = c == Coverage::partial || rows.count < runs.tile_size();
+          return;
+        }
+        if (++i == runs.tiles()) break;
+        tile = runs.next(tile, i);
+      }
     }
     rows.count = 0;
     index = runs.tiles();

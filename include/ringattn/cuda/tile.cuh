@@ -56,6 +56,39 @@ template <class T> __device__ inline void store_8(RowsOf<T> const& tensor, T* to
   }
 }
 
+/// Loads eight values, elements 8 column, 8 column + 1, ... of the row at `from`.
+template <class T>
+__device__ inline void load_8(RowsOf<T const> const& tensor, T const* from, int column, float (&x)[8]) {
+  constexpr int n = 16 / int(sizeof(T));
+  struct alignas(16) Chunk {
+    T x[n];
+  };
+  if (tensor.chunks) {
+#pragma unroll
+    for (int i = 0; i < 8 / n; ++i) {
+      Chunk const chunk = reinterpret_cast<Chunk const*>(from)[column * (8 / n) + i];
+#pragma unroll
+      for (int e = 0; e < n; ++e) x[i * n + e] = float(chunk.x[e]);
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) x[i] = float(from[(8 * column + i) * tensor.dim]);
+  }
+}
+
+/// Stores two neighbours of a row; `column` is even.
+template <class T> __device__ inline void store_2(RowsOf<T> const& tensor, T* row, int column, float x, float y) {
+  if (tensor.chunks) {
+    struct alignas(2 * sizeof(T)) Two {
+      T x, y;
+    };
+    *reinterpret_cast<Two*>(row + column) = Two{T(x), T(y)};
+  } else {
+    row[column * tensor.dim] = T(x);
+    row[(column + 1) * tensor.dim] = T(y);
+  }
+}
+
 namespace detail {
 
 /// A thread's share of the chunks of a tile: one chunk of every so many rows, the same ones at every call.
@@ -341,6 +374,42 @@ __device__ inline void multiply(float (&c)[m][n][4], A const& a, B const& b) {
   }
 }
 
+/// The same from memory: the fragments of a step are on their way while those of the step before it are multiplied.
+template <int depth, int m, int n, class A, class B>
+__device__ inline void multiply_ahead(float (&c)[m][n][4], A const& a, B const& b) {
+  using M = typename A::Mma;
+  struct Step {
+    typename M::A x[m];
+    typename M::B y[n];
+  };
+  auto const fetch = [&](int k) {
+    Step s;
+#pragma unroll
+    for (int i = 0; i < m; ++i) s.x[i] = a.fragment(i, k);
+#pragma unroll
+    for (int j = 0; j < n; j += 2) {
+      typename M::B y[2];
+      b.fragments(j, k, y);
+      s.y[j] = y[0], s.y[j + 1] = y[1];
+    }
+    return s;
+  };
+  auto const add = [&](Step const& s) {
+#pragma unroll
+    for (int j = 0; j < n; ++j)
+#pragma unroll
+      for (int i = 0; i < m; ++i) M::multiply(c[i][j], s.x[i], s.y[j]);
+  };
+  Step now = fetch(0);
+#pragma unroll 2
+  for (int k = 1; k < depth / M::depth; ++k) {
+    Step const next = fetch(k);
+    add(now);
+    now = next;
+  }
+  add(now);
+}
+
 /// c = A B, both from memory, where infinite factors give what the exact product gives.
 template <int depth, int m, int n, class A, class B>
 __device__ inline void multiply_scores(float (&c)[m][n][4], A const& a, B const& b) {
@@ -348,8 +417,15 @@ __device__ inline void multiply_scores(float (&c)[m][n][4], A const& a, B const&
 #pragma unroll
   for (int i = 0; i < m * n * 4; ++i) c[i / (4 * n)][i / 4 % n][i % 4] = 0;
   if constexpr (!M::split) {
-    // All steps at a time, and the compiler fetches further ahead than there are registers.
-    multiply<depth, m * n >= 16 ? 2 : 4>(c, a, b);
+    // As many steps at a time as there are registers for.
+    if constexpr (m * n >= 32)
+      multiply<depth, 1>(c, a, b);
+    else if constexpr (depth / M::depth <= 4)
+      multiply<depth>(c, a, b);
+    else if constexpr (m * n >= 16)
+      multiply_ahead<depth>(c, a, b);
+    else
+      multiply<depth, 2>(c, a, b);
   } else {
     float low[m][n][4] = {};
 #pragma unroll

@@ -28,7 +28,7 @@ inline constexpr int most_shared_bytes = shared_bytes_of(80);
 /// What the hardware gives one thread.
 inline constexpr int registers_of_thread = 255;
 /// Addresses, counters, the running maximum and sum, and what the compiler needs to keep loads in flight.
-inline constexpr int registers_aside = 40;
+inline constexpr int registers_aside = 35;
 
 /// ... and to split operands of 3xTF32.
 inline constexpr int registers_to_split = 32;

@@ -59,11 +59,10 @@ template <class P> class GradientTraffic {
     traffic_.wait(lane_, "gradient block");  // this step's sum is here, and the one that left is gone
     if (s.holds(rank, step)) {
       bool const stays = step == 0 && last == 0;
-      Wire* const sum = stays ? b_.home : b_.leaving;
       if (step == 0)
-        backend_.accumulate(b_.mine, static_cast<Wire const*>(nullptr), sum, elements(owner));
+        begin_sum(stays, owner);
       else if (s.needs(rank, owner))
-        backend_.accumulate(b_.mine, static_cast<Wire const*>(b_.arriving), sum, elements(owner));
+        backend_.accumulate(b_.mine, static_cast<Wire const*>(b_.arriving), b_.leaving, elements(owner));
       else
         std::swap(b_.arriving, b_.leaving);  // only passing through
       if (!stays) lane_.send(step < last ? s.next(rank) : owner, b_.leaving, bytes(owner));
@@ -76,6 +75,14 @@ template <class P> class GradientTraffic {
   void drop() { traffic_.drop(lane_); }
 
  private:
+  /// The first contribution is the sum so far: buffers change places, unless it has to be rounded for the wire.
+  void begin_sum(bool stays, int owner) {
+    if constexpr (std::is_same_v<Wire, Accumulator>) {
+      if (stays && b_.home == b_.mine) return;
+      if (!stays) return std::swap(b_.mine, b_.leaving);
+    }
+    backend_.accumulate(b_.mine, static_cast<Wire const*>(nullptr), stays ? b_.home : b_.leaving, elements(owner));
+  }
   int64_t elements(int owner) const { return plan_.kv_elements(owner, batch_); }
   size_t bytes(int owner) const { return size_t(elements(owner)) * sizeof(Wire); }
 

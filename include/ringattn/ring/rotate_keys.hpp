@@ -58,9 +58,7 @@ template <class P> class Engine<RotateKeys, P> {
     ++traffic_.timings.calls;
     AttendStep<K, Space> step;
     fill(step, args.q, layout_.forward_state);
-    forward_steps<P>(backend_, plan_, *rotation_, traffic_.timings, args, step);
-    vote();
-    backend_.template finish<K>(step, {.out = args.out, .lse = args.lse});
+    forward_steps<P>(backend_, plan_, *rotation_, traffic_.timings, args, step, [&] { vote(); });
   }
 
   void backward(BackwardArgs<P> const& args) {

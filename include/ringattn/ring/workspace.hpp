@@ -49,7 +49,9 @@ constexpr RotateWorkspace rotate_workspace(Problem problem, int ring_size, int64
   size_t const sum = size_t(row * largest_kv) * sizeof(typename Precision::Wire);
   w.arriving = take(ring ? sum : 0);
   w.leaving = take(ring ? sum : 0);
-  w.home = take(size_t(row * own_kv) * sizeof(typename Precision::Wire));
+  // What a ring of one computes is home already, if sums stay in the format they are computed in.
+  bool const at_home = !ring && std::is_same_v<typename Precision::Wire, typename Precision::Accumulator>;
+  w.home = at_home ? w.mine : take(size_t(row * own_kv) * sizeof(typename Precision::Wire));
   w.backward_state = take(state.backward);
   w.total = cursor > w.total ? cursor : w.total;
   return w;

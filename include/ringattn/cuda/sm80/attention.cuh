@@ -34,7 +34,8 @@ template <class K, int arch> struct Sizes {
   /// What the threads of a block have in common; thread 0 keeps it. It lies in shared memory, where it takes none of
   /// the registers that accumulators need.
   struct Block {
-    Rows q;  ///< global positions of the queries
+    Rows q;            ///< global positions of the queries
+    int64_t b, local;  ///< of the queries: batch entry, first local row
     int64_t head, panel;
     typename K::Element const *k, *v;  ///< row 0 of this head
     KeyTile tiles[stages + 1];         ///< of this turn and those that are ordered ahead
@@ -65,6 +66,9 @@ template <class K> struct ForwardParameters {
   using E = typename K::Element;
 
   RowsOf<E const> q, k, v;
+  RowsOf<E> out;
+  RowsOf<float> lse;
+  bool first, last;  ///< does the call begin with this step, and end?
   RunTable q_runs, k_runs;
   Workspace work;
   typename K::Mask mask;
@@ -85,6 +89,38 @@ template <class K> struct ForwardParameters {
     return {entry, head, tile, (entry * heads + head) * tiles + tile};
   }
 };
+
+/// What a row ends with: the factor of its outputs, and its LSE. 0/0 where all visible scores are -inf.
+struct RowEnd {
+  float factor, lse;
+
+  __device__ RowEnd(float max, float sum) {
+    bool const undefined = sum == 0 && max != softmax::minus_infinity<float>;
+    factor = undefined ? sum / sum : softmax::normaliser(sum);
+    lse = undefined ? factor : softmax::lse(max, sum);
+  }
+};
+
+/// Normalises and writes a warp's rows.
+template <class K, class S>
+__device__ inline void write_rows(ForwardParameters<K> const& p, typename S::Block const& block,
+                                  RowState<S::m> const& state, float const (&o)[S::m][S::d][4]) {
+#pragma unroll
+  for (int i = 0; i < 2 * S::m; ++i) {
+    float sum = state.sum[i];
+#pragma unroll
+    for (int lanes = 1; lanes < 4; lanes *= 2) sum += __shfl_xor_sync(~0u, sum, lanes);
+    int const row = ptx::thread() / 32 * S::warp_rows + i * 8 + ptx::lane() / 4;
+    if (row >= block.q.count) continue;
+    RowEnd const end(state.max[i], sum);
+    typename K::Element* const to = p.out.at(block.b, block.local + row, block.head);
+#pragma unroll
+    for (int j = 0; j < S::d; ++j)
+      store_2(p.out, to, 8 * j + ptx::lane() % 4 * 2, o[i / 2][j][i % 2 * 2] * end.factor,
+              o[i / 2][j][i % 2 * 2 + 1] * end.factor);
+    if (ptx::lane() % 4 == 0 && p.lse.data) *p.lse.at(block.b, block.local + row, block.head) = end.lse;
+  }
+}
 
 template <class K, int arch>
 RINGATTN_HIDDEN __global__
@@ -109,12 +145,14 @@ __launch_bounds__(Sizes<K, arch>::threads) void attend(__grid_constant__ Forward
     queries.fill(p.q, p.q.at(place.b, mine.local, place.head), int(mine.rows.count));
     if (threadIdx.x == 0) {
       block.q = mine.rows;
+      block.b = place.b;
+      block.local = mine.local;
       block.head = place.head;
       block.panel = place.panel;
       block.k = p.k.at(place.b, 0, place.head / p.group);
       block.v = p.v.at(place.b, 0, place.head / p.group);
       for (int i = 0; i < stages; ++i)
-        block.tiles[i].find(p.k_runs, p.mask, mine.rows, i == 0 ? 0 : block.tiles[i - 1].index + 1);
+        block.tiles[i].find(p.k_runs, p.mask, mine.rows, i == 0 ? nullptr : &block.tiles[i - 1]);
     }
   }
   __syncthreads();
@@ -138,7 +176,7 @@ __launch_bounds__(Sizes<K, arch>::threads) void attend(__grid_constant__ Forward
     fetch_values(turn - 1);
     fetch_keys(turn);
   }
-  if (block.tiles[0].done()) return;
+  if (block.tiles[0].done() && !p.first && !p.last) return;
   // A negative scale moves to the queries: weigh takes the largest product for the largest score.
   float const unit = K::Score::identity ? fabsf(p.scale) * float(softmax::log2_e) : 1.f;
   if (K::Score::identity && p.scale < 0) {
@@ -150,7 +188,9 @@ __launch_bounds__(Sizes<K, arch>::threads) void attend(__grid_constant__ Forward
   float o[m][d][4];
 #pragma unroll
   for (int i = 0; i < m; ++i) {
-    float4 const rows = p.work.template state<S>(block.panel, warp() * m)[i * 32 + ptx::lane()];
+    float const none = softmax::minus_infinity<float>;
+    float4 const rows =
+        p.first ? float4{none, none, 0, 0} : p.work.template state<S>(block.panel, warp() * m)[i * 32 + ptx::lane()];
     state.max[2 * i] = rows.x, state.max[2 * i + 1] = rows.y, state.sum[2 * i] = rows.z, state.sum[2 * i + 1] = rows.w;
     bool const fresh = rows.x == softmax::minus_infinity<float> && rows.y == softmax::minus_infinity<float>;
 #pragma unroll
@@ -170,7 +210,7 @@ __launch_bounds__(Sizes<K, arch>::threads) void attend(__grid_constant__ Forward
     fetch_values(turn + stages - 1);
     if (threadIdx.x == 0)
       block.tiles[(turn + stages) % (stages + 1)].find(p.k_runs, p.mask, block.q,
-                                                       block.tiles[(turn + stages - 1) % (stages + 1)].index + 1);
+                                                       &block.tiles[(turn + stages - 1) % (stages + 1)]);
     float s[m][n][4];  // [q, kv]
     multiply_scores<K::head_dim>(s, RowsAsA(queries, warp() * S::warp_rows), RowsAsB(k));
     bool const masked = !K::Score::identity || here.partial;
@@ -194,6 +234,10 @@ __launch_bounds__(Sizes<K, arch>::threads) void attend(__grid_constant__ Forward
     multiply<S::tile.kv>(o, packed_as_a<typename S::Mma>(s), ColumnsAsB(v));  // [q, value]
   }
 
+  if (p.last) {
+    write_rows<K, S>(p, block, state, o);
+    return;
+  }
 #pragma unroll
   for (int i = 0; i < m; ++i) {
     p.work.template state<S>(block.panel, warp() * m)[i * 32 + ptx::lane()] =
@@ -240,15 +284,14 @@ template <class K, int arch> RINGATTN_HIDDEN __global__ void finish(__grid_const
       if (row >= mine.rows.count) continue;
       float const max = half ? r[0].y : r[0].x;
       float const sum = half ? (r[0].w + r[1].w) + (r[2].w + r[3].w) : (r[0].z + r[1].z) + (r[2].z + r[3].z);
-      bool const undefined = sum == 0 && max != softmax::minus_infinity<float>;
-      float const factor = undefined ? sum / sum : softmax::normaliser(sum);
+      RowEnd const end(max, sum);
       float y[8];
       for (int t = 0; t < 4; ++t) {
-        y[2 * t] = (half ? x[t].z : x[t].x) * factor;
-        y[2 * t + 1] = (half ? x[t].w : x[t].y) * factor;
+        y[2 * t] = (half ? x[t].z : x[t].x) * end.factor;
+        y[2 * t + 1] = (half ? x[t].w : x[t].y) * end.factor;
       }
       store_8(p.out, p.out.at(b, mine.local + row, head), column, y);
-      if (column == 0 && p.lse.data) *p.lse.at(b, mine.local + row, head) = undefined ? factor : softmax::lse(max, sum);
+      if (column == 0 && p.lse.data) *p.lse.at(b, mine.local + row, head) = end.lse;
     }
   }
 }
@@ -281,10 +324,12 @@ template <class K> struct Forward {
     });
   }
 
-  static void step(Step const& step, Launch const& where) {
+  static void step(Step const& step, Launch const& where) { Forward::step(step, {}, where); }
+  static void step(Step const& step, Part<K, DeviceSpace> const& part, Launch const& where) {
     with_arch(where, [&]<int arch>(std::integral_constant<int, arch>) {
       using S = Sizes<K, arch>;
       Plan<arch> const plan(step);
+      if (part.first) plan.q_runs.write(step.q_rows, where);
       RunTable const k_runs(step.k_rows, S::tile.kv, step.state + plan.layout.k_runs);
       if (k_runs.tiles() == 0) return;
       k_runs.write(step.k_rows, where);
@@ -293,8 +338,12 @@ template <class K> struct Forward {
       int64_t together = q.heads;
       int64_t const of_head = k.seq * (K::head_dim + K::value_dim) * int64_t(sizeof(typename K::Element));
       while (together % 2 == 0 && together / group * of_head > keys_in_cache) together /= 2;
-      ForwardParameters<K> const p{RowsOf(step.q), RowsOf(step.k), RowsOf(step.v), plan.q_runs, k_runs, plan.work,
-                                   step.mask,      step.score,     step.scale,     q.heads,     group,  together};
+      RowsOf<typename K::Element> const out = part.last ? RowsOf(part.last->out) : RowsOf<typename K::Element>();
+      RowsOf<float> const lse = part.last ? RowsOf(part.last->lse) : RowsOf<float>();
+      ForwardParameters<K> const p{RowsOf(step.q), RowsOf(step.k),       RowsOf(step.v), out,     lse,
+                                   part.first,     part.last != nullptr, plan.q_runs,    k_runs,  plan.work,
+                                   step.mask,      step.score,           step.scale,     q.heads, group,
+                                   together};
       launch("attention", attend<K, arch>, blocks(plan.panels), S::threads, S::shared, where, p);
     });
   }

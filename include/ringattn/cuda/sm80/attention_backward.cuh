@@ -17,32 +17,22 @@
 
 namespace ringattn::inline RINGATTN_ABI::cuda::sm80 {
 
-/// Stores two neighbours of a row.
-__device__ inline void store_2(RowsOf<float> const& tensor, float* row, int column, float x, float y) {
-  if (tensor.chunks) {
-    *reinterpret_cast<float2*>(row + column) = float2{x, y};
-  } else {
-    row[column * tensor.dim] = x;
-    row[(column + 1) * tensor.dim] = y;
-  }
-}
-
 template <class K, int arch, Adding adding = Adding::in_turn>
 RINGATTN_HIDDEN __global__ __launch_bounds__(BackwardSizes<K, arch>::threads,
                                              1) void attend_backward(__grid_constant__ BackwardParameters<K> const p) {
   using S = BackwardSizes<K, arch>;
   using Mma = typename S::Mma;
-  constexpr int q = S::tile.q, kv = S::tile.kv, columns = S::columns;
+  constexpr int q = S::tile.q, kv = S::tile.kv, columns = S::columns, m = S::m;
   extern __shared__ __align__(128) unsigned char shared[];
   Word const base = ptx::shared_address(shared);
   typename S::Keys const keys{base};
   typename S::Values const values{base + S::values_at};
   typename S::Scores const ds_tile{base + S::ds_at};                           // dS^T, [key, query]
   typename S::Scores const p_tile{base + (columns > 1 ? S::p_at : S::ds_at)};  // P^T
-  auto const stage = [&](int turn) { return base + Word(S::stages_at + turn % S::stages * S::stage_bytes); };
+  auto const stage = [&](unsigned turn) { return base + Word(S::stages_at + turn % S::stages * S::stage_bytes); };
   auto& block = *reinterpret_cast<typename S::Block*>(shared + S::block_at);
   auto const warp = [] { return ptx::thread() / 32; };
-  auto const first_key = [] { return ptx::thread() / 32 % S::rows * 16; };  // of this warp
+  auto const first_key = [] { return ptx::thread() / 32 % S::rows * (16 * m); };  // of this warp
   auto const warp_column = [] { return ptx::thread() / 32 / S::rows; };
 
   // Tiles of keys in order, the heads side by side: under a causal mask the longest first.
@@ -53,19 +43,23 @@ RINGATTN_HIDDEN __global__ __launch_bounds__(BackwardSizes<K, arch>::threads,
     block.k_runs = &p.k_runs;
     block.tile = ticket / heads;
     block.k = p.k_runs.tile(block.tile);
+    if (block.tile > 0) block.earlier = p.k_runs.tile(block.tile - 1).rows;
     block.b = ticket % heads / p.kv_heads;
     block.kv_head = ticket % p.kv_heads;
     block.end = (block.kv_head + 1) * (p.heads / p.kv_heads);
   }
   __syncthreads();
-  auto const find = [&](QueryTile& next, int64_t head, int64_t index) {
-    if (warp() == 0) next.find(*block.q_runs, *block.k_runs, p.mask, block.tile, head, index, block.end);
+  auto const find = [&](QueryTile& next, QueryTile const* last) {
+    if (warp() == 0)
+      next.find(*block.q_runs, *block.k_runs, p.mask, block.tile, block.k.rows, block.earlier,
+                block.end - p.heads / p.kv_heads, last, block.end);
   };
-  find(block.met[0], block.end - p.heads / p.kv_heads, p.q_runs.tiles());
+  find(block.met[0], nullptr);
   __syncthreads();
-  find(block.met[1], block.met[0].head, block.met[0].index);
-  auto const fetch = [&](int turn) {
-    QueryTile const& at = block.met[turn % 3];
+  find(block.met[1], &block.met[0]);
+  auto const met = [&](unsigned turn) -> QueryTile& { return block.met[turn % 4]; };
+  auto const fetch = [&](unsigned turn) {
+    QueryTile const& at = met(turn);
     if (at.head < block.end) {
       typename S::Queries{stage(turn)}.fill(p.q, p.q.at(block.b, at.queries.local, at.head),
                                             int(at.queries.rows.count));
@@ -78,7 +72,15 @@ RINGATTN_HIDDEN __global__ __launch_bounds__(BackwardSizes<K, arch>::threads,
     ptx::commit_copies();
   };
 
-  float dk[1][S::dk][4] = {}, dv[1][S::dv][4] = {};
+  // Whose turn it is to add to these queries, in this warp's part of dQ: 1 + the tile of keys that has added last.
+  auto const turn_of = [&](QueryTile const& at) { return p.work.turn + p.panel(block.b, at) * S::tile.warps + warp(); };
+
+  float dk[m][S::dk][4] = {}, dv[m][S::dv][4] = {};
+  // Tells the next tile of keys that this warp has added to these queries.
+  auto const pass_on = [&](QueryTile const& at) {
+    __syncwarp();
+    if (ptx::lane() == 0) ptx::store_release(turn_of(at), Word(block.tile + 1));
+  };
   if (block.met[0].head < block.end) {
     keys.fill(p.k, p.k.at(block.b, block.k.local, block.kv_head), int(block.k.rows.count));
     values.fill(p.v, p.v.at(block.b, block.k.local, block.kv_head), int(block.k.rows.count));
@@ -88,8 +90,14 @@ RINGATTN_HIDDEN __global__ __launch_bounds__(BackwardSizes<K, arch>::threads,
     if (threadIdx.x == 0) block.special_keys = special;
   }
 
-  for (int turn = 0; block.met[turn % 3].head < block.end; ++turn) {
-    QueryTile const& here = block.met[turn % 3];
+  // From shared memory, since sums of dQ need all registers: from the second barrier of a turn to the first of the
+  // next.
+  auto const this_turn = [&] { return ptx::load_word(ptx::shared_address(&block.turn)); };
+  auto const now = [&]() -> QueryTile const& { return met(this_turn()); };
+
+  unsigned turn = 0;
+  for (; met(turn).head < block.end; turn = this_turn() + 1) {
+    QueryTile const& here = met(turn);
     typename S::Queries const queries{stage(turn)};
     typename S::Douts const douts{stage(turn) + S::douts_at};
     ptx::wait_copies<0>();
@@ -97,7 +105,8 @@ RINGATTN_HIDDEN __global__ __launch_bounds__(BackwardSizes<K, arch>::threads,
     bool careful = (Mma::split || here.partial) && (queries.special() || douts.special());
     // Queries and dO are here, and nobody reads dS or the tile of the last turn any more.
     careful = __syncthreads_or(careful) || ((Mma::split || here.partial) && block.special_keys);
-    find(block.met[(turn + 2) % 3], block.met[(turn + 1) % 3].head, block.met[(turn + 1) % 3].index);
+    find(met(turn + 2), &met(turn + 1));
+    if (threadIdx.x == 0) block.turn = turn;
     if (S::stages == 2) fetch(turn + 1);
 
     Pairs<typename K::Mask> const pairs{p.mask, here.queries.rows, block.k.rows};
@@ -106,7 +115,7 @@ RINGATTN_HIDDEN __global__ __launch_bounds__(BackwardSizes<K, arch>::threads,
       if (S::query_columns < columns && warp_column() >= S::query_columns) break;
       constexpr int depth = 8 * S::n;
       int const first = (warp_column() * S::passes + pass) * depth;  // query
-      float s[1][S::n][4], ds[1][S::n][4];                           // [key, query]
+      float s[m][S::n][4], ds[m][S::n][4];                           // [key, query]
       multiply_scores<K::head_dim>(s, RowsAsA(keys, first_key()), RowsAsB(from_row(queries, first)));
       multiply_scores<K::value_dim>(ds, RowsAsA(values, first_key()), RowsAsB(from_row(douts, first)));
       weigh_gradients(s, ds, stage(turn) + S::facts_at, !here.partial, pairs, first_key(), first, p.score, p.scale,
@@ -147,11 +156,12 @@ RINGATTN_HIDDEN __global__ __launch_bounds__(BackwardSizes<K, arch>::threads,
       }
       if (S::stages == 1) __syncthreads();  // nobody reads these queries and dO any more
     }
-    if (S::stages == 1) fetch(turn + 1);
+    // What was added a turn ago has arrived by now, so that nobody waits for its way through the caches.
+    if (adding == Adding::in_turn && this_turn() > 0) pass_on(met(this_turn() + 3));
+    if (S::stages == 1) fetch(this_turn() + 1);
 
     auto const image = [] { return ptx::thread() / 32 / S::dq_columns * S::dq_rows; };
     auto const dq_column = [] { return ptx::thread() / 32 % S::dq_columns; };
-    Word* const whose_turn = p.work.turn + p.panel(block.b, here) * S::tile.warps + warp();
 #pragma unroll
     for (int part = 0; part < S::dq_steps; ++part) {
       float dq[S::dq_rows][S::dq][4] = {};  // [query, head_dim]
@@ -162,43 +172,31 @@ RINGATTN_HIDDEN __global__ __launch_bounds__(BackwardSizes<K, arch>::threads,
                      every_columns_as_b<S::dq_columns>(keys, dq_column(), part * S::dq));
       if (adding == Adding::in_turn && part == 0) {
         if (ptx::lane() == 0)
-          while (ptx::load_acquire(whose_turn) != Word(here.before + 1)) ptx::pause();
+          while (ptx::load_acquire(turn_of(now())) != Word(now().before + 1)) ptx::pause();
         __syncwarp();
       }
-      float4* const to =
-          p.work.dq + (p.panel(block.b, here) * S::images + image()) * (K::head_dim / 8 * 32) + ptx::lane();
+      SumsInMemory* const to = p.work.dq + (p.panel(block.b, now()) * S::images + image()) * (K::head_dim / 8);
 #pragma unroll
       for (int i = 0; i < S::dq_rows; ++i)
 #pragma unroll
-        for (int j = 0; j < S::dq; ++j) {
-          int const column = every_column<S::dq_columns>(part * S::dq + j, dq_column());
-          float4* const at = to + (i * (K::head_dim / 8) + column) * 32;
-          if constexpr (adding == Adding::atomic) {
-            ptx::add(at, dq[i][j]);
-          } else {
-            float4 x = __ldcg(at);
-            x.x += dq[i][j][0], x.y += dq[i][j][1], x.z += dq[i][j][2], x.w += dq[i][j][3];
-            __stcg(at, x);
-          }
-        }
-    }
-    if (adding == Adding::in_turn) {
-      __syncwarp();
-      if (ptx::lane() == 0) ptx::store_release(whose_turn, Word(block.tile + 1));
+        for (int j = 0; j < S::dq; ++j)
+          to[i * (K::head_dim / 8) + every_column<S::dq_columns>(part * S::dq + j, dq_column())].add(ptx::lane(),
+                                                                                                     dq[i][j]);
     }
   }
+  if (adding == Adding::in_turn && turn > 0) pass_on(met(turn + 3));
 
   auto const write = [&](RowsOf<float> const& to, auto const& sum, float factor) {
     constexpr int n = int(std::extent_v<std::remove_cvref_t<decltype(sum)>, 1>);
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      int const row = first_key() + half * 8 + ptx::lane() / 4;
+    for (int i = 0; i < 2 * m; ++i) {
+      int const row = first_key() + i * 8 + ptx::lane() / 4, half = i % 2;
       if (row >= block.k.rows.count) continue;
       float* const at = to.at(block.b, block.k.local + row, block.kv_head);
 #pragma unroll
       for (int j = 0; j < n; ++j)
-        store_2(to, at, every_column<columns>(j, warp_column()) * 8 + ptx::lane() % 4 * 2, sum[0][j][2 * half] * factor,
-                sum[0][j][2 * half + 1] * factor);
+        store_2(to, at, every_column<columns>(j, warp_column()) * 8 + ptx::lane() % 4 * 2,
+                sum[i / 2][j][2 * half] * factor, sum[i / 2][j][2 * half + 1] * factor);
     }
   };
   write(p.dk, dk, p.scale);
@@ -233,7 +231,9 @@ template <class K, Adding adding = Adding::in_turn> struct Backward {
       int64_t const rows = plan.panels * BackwardSizes<K, arch>::tile.q;
       FactsParameters<K> const p{
           RowsOf(step.out), RowsOf(step.dout), RowsOf(step.lse), plan.q_runs, plan.work, step.q.extents.heads, rows};
-      launch("begin gradients", find_facts<K, arch>, blocks((rows + 7) / 8), 256, 0, where, p);
+      constexpr int rows_per_block = 256 / lanes_per_row<K>;
+      launch("begin gradients", find_facts<K, arch>, blocks((rows + rows_per_block - 1) / rows_per_block), 256, 0,
+             where, p);
     });
   }
 
@@ -272,7 +272,7 @@ template <class K, Adding adding = Adding::in_turn> struct Backward {
     Layout(int64_t panels, int64_t q_run_count, int64_t k_run_count) {
       using S = BackwardSizes<K, arch>;
       dq = RunTable::bytes(q_run_count);
-      facts = dq + size_t(panels * S::images * (K::head_dim / 8) * 32) * sizeof(float4);
+      facts = dq + size_t(panels * S::images * (K::head_dim / 8)) * sizeof(SumsInMemory);
       turn = facts + size_t(panels * S::tile.q) * sizeof(RowFacts);
       k_runs = turn + (size_t(panels * S::tile.warps + 1) * sizeof(Word) + 255) / 256 * 256;
       bytes = k_runs + RunTable::bytes(k_run_count);
@@ -290,7 +290,7 @@ template <class K, Adding adding = Adding::in_turn> struct Backward {
         : q_runs(step.q_rows, backward_tile_of<K, arch>.q, step.state),
           panels(step.q.extents.batch * step.q.extents.heads * q_runs.tiles()),
           layout(panels, int64_t(step.q_rows.size()), int64_t(step.k_rows.size())),
-          work{reinterpret_cast<float4*>(step.state + layout.dq),
+          work{reinterpret_cast<SumsInMemory*>(step.state + layout.dq),
                reinterpret_cast<RowFacts*>(step.state + layout.facts),
                reinterpret_cast<Word*>(step.state + layout.turn)} {}
     Word* ticket() const { return work.turn + panels * BackwardSizes<K, arch>::tile.warps; }

@@ -12,12 +12,12 @@ namespace ringattn::inline RINGATTN_ABI::cuda::sm80 {
 /// How blocks add to dQ: each tile of keys after the one before it, or whoever comes first by `red.add`.
 enum class Adding { in_turn, atomic };
 
-/// Compile-time sizes of the backward kernel. Warps stand in a grid: `rows` of 16 keys each, `columns`.
+/// Compile-time sizes of the backward kernel. Warps stand in a grid: `rows` of 16 m keys each, `columns`.
 template <class K, int arch> struct BackwardSizes {
   static constexpr Tile tile = backward_tile_of<K, arch>;
   static constexpr budget::Backward needs{tile, K::head_dim, K::value_dim, int(sizeof(typename K::Element))};
   static constexpr int threads = 32 * tile.warps, stages = tile.stages;
-  static constexpr int rows = tile.kv / 16, columns = needs.columns();
+  static constexpr int m = needs.fragments(), rows = tile.kv / (16 * m), columns = needs.columns();
   static constexpr int query_columns = needs.query_columns();    ///< warps of a row that compute scores
   static constexpr int passes = needs.passes();                  ///< in which the scores of a tile are computed
   static constexpr int n = tile.q / 8 / query_columns / passes;  ///< 8-query tiles of scores of a warp in a pass
@@ -40,8 +40,10 @@ template <class K, int arch> struct BackwardSizes {
   struct Block {
     RunTable const *q_runs, *k_runs;
     RowTile k;
+    Rows earlier;                   ///< the tile of keys before this one, if there is one
     int64_t tile, b, kv_head, end;  ///< end: of the heads of the group
-    QueryTile met[3];               ///< in turn: of this turn, of the next one, of the one after
+    QueryTile met[4];               ///< in turn: of this turn, the next one, the one after, the last one
+    Word turn;                      ///< the number of this turn
     bool special_keys;              ///< is there an infinity or a NaN among the keys?
   };
 
@@ -57,13 +59,41 @@ template <class K, int arch> struct BackwardSizes {
   static_assert(shared == needs.shared_bytes(), "ringattn: the budget is what the kernel takes");
 };
 
-/// The workspace: per panel (one query tile of one head) dQ as 16 x 8 accumulators, one float4 per lane, and what is
-/// known of its rows. `turn`, one per panel and warp: 1 + the tile of keys that has added last in this step. A warp
-/// has the same part of dQ in all blocks, so that it waits for, and is waited for by, its likes alone.
+/// 16 x 8 sums of dQ, to which the lanes of a warp add theirs (ptx.cuh) such that one instruction meets a line of the
+/// cache once: four sums of a lane side by side where the card adds four at a time, else the lanes side by side.
+struct SumsInMemory {
+  float4 x[32];
+
+  __device__ void add(int lane, float const (&sums)[4]) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    ptx::add(&x[lane], sums);
+#else
+    for (int e = 0; e < 4; ++e) ptx::add(&x[8 * e].x + lane, sums[e]);
+#endif
+  }
+  /// Columns 0 .. 7 of row g + 8 half.
+  __device__ void row(int g, int half, float (&y)[8]) const {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    for (int t = 0; t < 4; ++t) {
+      float4 const of_lane = x[4 * g + t];
+      y[2 * t] = half ? of_lane.z : of_lane.x;
+      y[2 * t + 1] = half ? of_lane.w : of_lane.y;
+    }
+#else
+    float4 const even = x[16 * half + g], odd = x[16 * half + 8 + g];
+    y[0] = even.x, y[2] = even.y, y[4] = even.z, y[6] = even.w;
+    y[1] = odd.x, y[3] = odd.y, y[5] = odd.z, y[7] = odd.w;
+#endif
+  }
+};
+
+/// The workspace: per panel (one query tile of one head) the sums of dQ, and what is known of its rows. `turn`, one per
+/// panel and warp: 1 + the tile of keys that has added last in this step. A warp has the same part of dQ in all blocks,
+/// so that it waits for, and is waited for by, its likes alone.
 struct BackwardWorkspace {
-  float4* dq;       // [panel][16 rows][8 columns][lane]
-  RowFacts* facts;  // [panel][row]
-  Word* turn;       // [panel][warp], and the ticket
+  SumsInMemory* dq;  // [panel][16 rows][8 columns]
+  RowFacts* facts;   // [panel][row]
+  Word* turn;        // [panel][warp], and the ticket
 };
 
 /// What the backward kernel is told.
@@ -85,6 +115,13 @@ template <class K> struct BackwardParameters {
   }
 };
 
+/// The power of two that has a lane for eight columns of a row each: at most 32.
+template <class K>
+inline constexpr int lanes_per_row = K::value_dim > 128  ? 32
+                                     : K::value_dim > 64 ? 16
+                                     : K::value_dim > 32 ? 8
+                                                         : 4;
+
 template <class K> struct FactsParameters {
   RowsOf<typename K::Element const> out, dout;
   RowsOf<float const> lse;
@@ -93,29 +130,33 @@ template <class K> struct FactsParameters {
   int64_t heads, rows;  ///< rows: of all panels
 };
 
-/// What is known of each row: a warp per row.
+/// What is known of each row. `lanes` of a warp share a row, eight columns each.
 template <class K, int arch> RINGATTN_HIDDEN __global__ void find_facts(__grid_constant__ FactsParameters<K> const p) {
-  constexpr int q = BackwardSizes<K, arch>::tile.q;
-  int64_t const index = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) / 32, panel = index / q;
-  if (index >= p.rows) return;
-  int const lane = int(threadIdx.x) % 32, row = int(index % q);
+  constexpr int q = BackwardSizes<K, arch>::tile.q, lanes = lanes_per_row<K>;
+  int64_t const thread = int64_t(blockIdx.x) * blockDim.x + threadIdx.x, index = thread / lanes, panel = index / q;
+  int const column = int(thread % lanes), row = int(index % q);
   int64_t const tiles = p.q_runs.tiles(), head = panel / tiles % p.heads, b = panel / tiles / p.heads;
-  RowTile const tile = p.q_runs.tile(panel % tiles);
+  RowTile const tile = index < p.rows ? p.q_runs.tile(panel % tiles) : RowTile{};
+  bool const there = row < tile.rows.count;
+  float sum = 0;
+  if (there && column < K::value_dim / 8) {
+    float o[8], dout[8];
+    load_8(p.out, p.out.at(b, tile.local + row, head), column, o);
+    load_8(p.dout, p.dout.at(b, tile.local + row, head), column, dout);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) sum = __fmaf_rn(o[i], dout[i], sum);
+  }
+#pragma unroll
+  for (int i = lanes / 2; i > 0; i /= 2) sum += __shfl_xor_sync(~0u, sum, i);
+  if (index >= p.rows || column != 0) return;
   // Rows past the end, and rows that see no key, have no weight: 2^(s - inf).
   RowFacts facts{-softmax::minus_infinity<float>, 0};
-  if (row < tile.rows.count) {
-    auto const* const o = p.out.at(b, tile.local + row, head);
-    auto const* const dout = p.dout.at(b, tile.local + row, head);
-    float sum = 0;
-    for (int d = lane; d < K::value_dim; d += 32)
-      sum = __fmaf_rn(float(o[d * p.out.dim]), float(dout[d * p.dout.dim]), sum);
-#pragma unroll
-    for (int lanes = 16; lanes > 0; lanes /= 2) sum += __shfl_xor_sync(~0u, sum, lanes);
+  if (there) {
     facts.delta = sum;
     float const lse = *p.lse.at(b, tile.local + row, head);
     if (lse != softmax::minus_infinity<float>) facts.lse = lse * float(softmax::log2_e);
   }
-  if (lane == 0) p.work.facts[index] = facts;
+  p.work.facts[index] = facts;
 }
 
 template <class K> struct WriteParameters {
@@ -134,16 +175,13 @@ template <class K, int arch> RINGATTN_HIDDEN __global__ void write_dq(__grid_con
   RowTile const mine = p.q_runs.tile(panel % tiles);
   for (int item = int(threadIdx.x); item < images * 8 * columns; item += int(blockDim.x)) {
     int const column = item % columns, g = item / columns % 8, image = item / columns / 8;
-    float4 const* const from = p.work.dq + ((panel * images + image) * columns + column) * 32 + 4 * g;
-    float4 const x[4] = {from[0], from[1], from[2], from[3]};
+    SumsInMemory const& sums = p.work.dq[(panel * images + image) * columns + column];
     for (int half = 0; half < 2; ++half) {
       int const row = image * 16 + half * 8 + g;
       if (row >= mine.rows.count) continue;
       float y[8];
-      for (int t = 0; t < 4; ++t) {
-        y[2 * t] = (half ? x[t].z : x[t].x) * p.scale;
-        y[2 * t + 1] = (half ? x[t].w : x[t].y) * p.scale;
-      }
+      sums.row(g, half, y);
+      for (float& x : y) x *= p.scale;
       store_8(p.dq, p.dq.at(b, mine.local + row, head), column, y);
     }
   }
