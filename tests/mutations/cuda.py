@@ -67,8 +67,8 @@ MUTANTS = [
          'check(cudaMemsetAsync(plan.work.dq, 0, plan.layout.facts - plan.layout.dq, where.stream), "dQ");')]),
     ('queries_not_waited_for', 'queries and dO are read while they are copied', 'planted', [
         ('cuda/sm80/attention_backward.cuh', 'ptx::wait_copies<0>(); // A pair', '// A pair')]),
-    ('stale_queries', 'queries are read from the buffer of the next turn', 'planted', [
-        ('cuda/sm80/attention_backward.cuh', 'typename S::Queries const queries{stage(turn)};', 'typename S::Queries const queries{stage(turn + 1)};')]),
+    ('queries_overwritten', 'the next queries and dO arrive where the present ones are read', 'planted', [
+        ('cuda/sm80/attention_backward.cuh', 'if (S::stages == 2) fetch(turn + 1);', 'fetch(turn + 1);')]),
     ('head_of_a_group_lost', 'dK and dV lack the last head that shares the keys', 'planted', [
         ('cuda/sm80/attention_backward.cuh', 'block.end = (block.kv_head + 1) * (p.heads / p.kv_heads);', 'block.end = (block.kv_head + 1) * (p.heads / p.kv_heads) - 1;')]),
     ('delta_lost', 'dO . O does not reach dS', 'planted', [
@@ -76,9 +76,9 @@ MUTANTS = [
     ('ds_not_published', 'dQ is computed from dS that other warps still write', 'planted', [
         ('cuda/sm80/attention_backward.cuh', 'careful = __syncthreads_or(careful); if constexpr', 'if constexpr')]),
     ('padding_of_keys_counts', 'the zeros that fill up a tile of keys have weights', 'planted', [
-        ('cuda/gradients.cuh', '!whole || mask.coverage(', 'mask.coverage(')]),
+        ('cuda/gradients.cuh', 'partial = !whole || c == Coverage::partial;', 'partial = c == Coverage::partial; (void)whole;')]),
     ('turns_not_waited_for', 'blocks add to dQ in any order, over each other', 'planted', [
-        ('cuda/sm80/attention_backward.cuh', 'while (ptx::load_acquire(whose_turn) != Word(here.before + 1)) ptx::pause();', ';')]),
+        ('cuda/sm80/attention_backward.cuh', 'while (ptx::load_acquire(turn_of(now())) != Word(now().before + 1)) ptx::pause();', ';')]),
 ]
 
 
