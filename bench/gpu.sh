@@ -60,7 +60,7 @@ if python3 -c 'import torch' 2>/dev/null; then
 else
   echo 'PyTorch not found: no figures of its SDPA' && note 'torch sdpa' '"not found"' 0
 fi
-for t in $build/bin/tune_*; do step "${t##*/}" 100 "$t" --seq 8192 --repetitions 3 --json $build/tune.jsonl --out $build/"${t##*/}".hpp; done
+for t in $build/bin/tune_*; do [ -x "$t" ] && step "${t##*/}" 100 "$t" --seq 8192 --repetitions 3 --json $build/tune.jsonl --out $build/"${t##*/}".hpp; done
 for log in benchmark torch_sdpa; do
   [ -f $build/logs/run/$log.txt ] && grep '^{' $build/logs/run/$log.txt >>$build/lines.json
 done

@@ -6,6 +6,7 @@
     plot.py bars     attention.jsonl bars.svg         percent of the peak, median and spread, per case
     plot.py timeline ring.jsonl timeline.svg [NAME]   what every rank did, one lane each
     plot.py peers    peers.jsonl peers.svg [REGEX]    ours beside the peers
+    plot.py gpu      gpu.json gpu.svg                 TFLOP/s beside PyTorch's back ends, from bench/gpu.sh
     plot.py compare  a.jsonl b.jsonl [PERCENT]        medians of b over a; exit status 1 beyond PERCENT
 """
 import json
@@ -237,6 +238,37 @@ def peers(source, target, only=""):
     svg.write(target)
 
 
+def gpu(source, target):
+    with open(source, encoding="utf-8") as file:
+        run = json.load(file)
+    cases = {}
+    for r in run["measured"]:
+        if "head_dim" not in r or "skipped" in r or r.get("precision") != "bf16" or r["ranks"] != 1:
+            continue
+        where = (r["pass"].split(",")[0], r["head_dim"], r["mask"], r["batch"], r["seq"], r["heads"], r["kv_heads"])
+        engine = r["engine"].split()[-1] + (" atomic" if "atomic" in r["pass"] else "")
+        cases.setdefault(where, {})[engine] = r["tflops"]
+    cases = {k: v for k, v in sorted(cases.items(), key=lambda c: (c[0][0] == "backward", c[0][1:])) if len(v) > 1}
+    engines = [("ringattn", BLUE, "ours, sm80 kernels"), ("ringattn atomic", VIOLET, "ours, atomic dQ"),
+               ("flash", ORANGE, "FlashAttention-2"), ("cudnn", PALE, "cuDNN (Hopper kernels)")]
+    left, right, top = 250, 860, 76
+    high = max(max(c.values()) for c in cases.values()) * 1.05
+    svg = Svg(900, top + 58 * len(cases) + 40, f'Attention on one {run["card"]}, bf16, TFLOP/s')
+    for i, (_, colour, label) in enumerate(engines):
+        svg.rect(left + 150 * i, 40, 12, 12, colour)
+        svg.text(left + 150 * i + 18, 50, label, 11)
+    for i, (where, values) in enumerate(cases.items()):
+        kind, dim, mask, batch, seq, heads, kv_heads = where
+        y = top + 58 * i
+        svg.text(left - 8, y + 20, f"{kind}, D{dim}, {mask}", 12, "end")
+        svg.text(left - 8, y + 36, f"batch {batch}, {seq} rows, {heads}/{kv_heads} heads", 10, "end", PALE)
+        for j, (engine, colour, _) in enumerate(e for e in engines if e[0] in values):
+            width = values[engine] / high * (right - left)
+            svg.rect(left, y + 4 + 12 * j, width, 11, colour, f"{engine}: {values[engine]:.0f} TFLOP/s")
+            svg.text(left + width + 5, y + 13 + 12 * j, f"{values[engine]:.0f}", 10)
+    svg.write(target)
+
+
 def compare(first, second, percent=None):
     a, b = ({r["name"]: r for r in read(p, "attention")} for p in (first, second))
     beyond = 0
@@ -250,7 +282,7 @@ def compare(first, second, percent=None):
 
 
 if __name__ == "__main__":
-    kinds = {"roofline": roofline, "bars": bars, "timeline": timeline, "peers": peers, "compare": compare}
+    kinds = {"roofline": roofline, "bars": bars, "timeline": timeline, "peers": peers, "gpu": gpu, "compare": compare}
     if len(sys.argv) < 4 or sys.argv[1] not in kinds:
         sys.exit(__doc__)
     sys.exit(kinds[sys.argv[1]](*sys.argv[2:]))
