@@ -41,6 +41,17 @@ int main() {
     for (size_t i = 0; i < in.k.size(); i += size_t(D)) in.k[i] = -20;
   };
   check_backward<Kernels>("scores far below 0", c);
+  // dQ is what two large sums leave, and something small that is lost unless it comes after them.
+  c.spoil = [](DenseInputs<double>& in, Problem const& p, int D, int E) {
+    for (auto* x : {&in.q, &in.k, &in.v, &in.dout}) std::fill(x->begin(), x->end(), 0);
+    for (int64_t j = 0; j < p.kv_seq; ++j) {
+      int64_t const quarter = j * 4 / p.kv_seq;  // the outer ones come in the first step
+      at(in.k, j, 1, D, 3) = quarter == 0 ? 0x1p14 : quarter == 3 ? -0x1p14 : 0x1p-14;
+      at(in.v, j, 1, E, 0) = quarter % 3 == 0 ? 1 : -1;
+    }
+    for (size_t i = 0; i < in.dout.size(); i += size_t(E)) in.dout[i] = 1;
+  };
+  check_backward<Kernels>("order of dQ", c);
   std::printf("%d wrong\n", failures);
   return failures != 0;
 }

@@ -44,7 +44,8 @@ template <class T, class F, bool Ftz, int Inputs> void apply(Warp& w, Instructio
   bool const saturate = i.saturate;
   for_lanes(lanes, [&](int l) {
     if constexpr (Inputs == 1) set<T>(d, l, out<F, Ftz>(F::run(in<Ftz>(get<T>(a, l))), saturate));
-    if constexpr (Inputs == 2) set<T>(d, l, out<F, Ftz>(F::run(in<Ftz>(get<T>(a, l)), in<Ftz>(get<T>(b, l))), saturate));
+    if constexpr (Inputs == 2)
+      set<T>(d, l, out<F, Ftz>(F::run(in<Ftz>(get<T>(a, l)), in<Ftz>(get<T>(b, l))), saturate));
     if constexpr (Inputs == 3) {
       set<T>(d, l, out<F, Ftz>(F::run(in<Ftz>(get<T>(a, l)), in<Ftz>(get<T>(b, l)), in<Ftz>(get<T>(c, l))), saturate));
     }

@@ -67,8 +67,8 @@ MUTANTS = [
          'check(cudaMemsetAsync(plan.work.dq, 0, plan.layout.facts - plan.layout.dq, where.stream), "dQ");')]),
     ('queries_not_waited_for', 'queries and dO are read while they are copied', 'planted', [
         ('cuda/sm80/attention_backward.cuh', 'ptx::wait_copies<0>(); // A pair', '// A pair')]),
-    ('queries_overwritten', 'the next queries and dO arrive where the present ones are read', 'planted', [
-        ('cuda/sm80/attention_backward.cuh', 'if (S::stages == 2) fetch(turn + 1);', 'fetch(turn + 1);')]),
+    ('stale_queries', 'queries are read from the buffer of the next turn', 'planted', [
+        ('cuda/sm80/attention_backward.cuh', 'typename S::Queries const queries{stage(turn)};', 'typename S::Queries const queries{stage(turn + 1)};')]),
     ('head_of_a_group_lost', 'dK and dV lack the last head that shares the keys', 'planted', [
         ('cuda/sm80/attention_backward.cuh', 'block.end = (block.kv_head + 1) * (p.heads / p.kv_heads);', 'block.end = (block.kv_head + 1) * (p.heads / p.kv_heads) - 1;')]),
     ('delta_lost', 'dO . O does not reach dS', 'planted', [
