@@ -35,37 +35,58 @@ struct Stretch {
   std::int64_t count = 1, a = 0, b = 0;
 };
 
+/// Steps of a tile product that its end goes through row by row, as many as there are registers for.
+template <int rows, int vectors>
+inline constexpr int closing_steps = rows * vectors + 2 * vectors + 1 <= simd::registers ? 2 : 1;
+
 /// c[i * c_row + w] = P, += P, or = alpha[w] c + P or alpha[i] c + P, where P[i][w] = sum_k a[i * a_row + k * a_step]
 /// b[k * lanes + w] for `rows` rows i and `vectors` vectors of lanes. Every element of P is one chain of fma in
 /// ascending k from 0, so that it depends on nothing else in the tile, nor on which factor has the lanes. Not inlined:
 /// all kernels of a type share these functions.
+///
+/// The last steps go row by row, and each row is stored as it gets done: a store takes nothing from the multipliers if
+/// its vector has just been computed, but the time of 1.5 products if it has to be read from the register file (Zen 4).
 template <Into into, int vectors, int a_row, int a_step, int rows = tile_rows, class T, class A>
 [[gnu::noinline]] void tile_product(T const* a, T const* b, std::int64_t n, A* c, std::int64_t c_row,
                                     [[maybe_unused]] A const* alpha = nullptr, Stretch stretch = {}) {
-  constexpr int lanes = vectors * vector_lanes<A>;
+  constexpr int lane = vector_lanes<A>, lanes = vectors * lane, closing = closing_steps<rows, vectors>;
   Vec<A> p[rows][vectors];  // in registers
   unroll<rows>([&](auto i) { unroll<vectors>([&](auto j) { p[i][j] = Vec<A>::zero(); }); });
+  bool const close = n >= closing;
+  T const *x = a, *y = b;
   for (std::int64_t s = 0; s < stretch.count; ++s, a += stretch.a, b += stretch.b) {
-    T const *x = a, *y = b;
-    for (std::int64_t k = 0; k < n; ++k, x += a_step, y += lanes) {
+    x = a, y = b;
+    std::int64_t const steps = close && s + 1 == stretch.count ? n - closing : n;
+    for (std::int64_t k = 0; k < steps; ++k, x += a_step, y += lanes) {
       Factor<T> row[vectors];
-      unroll<vectors>([&](auto j) { row[j] = Factor<T>::load(y + j * vector_lanes<A>); });
+      unroll<vectors>([&](auto j) { row[j] = Factor<T>::load(y + j * lane); });
       unroll<rows>([&](auto i) {
         Factor<T> const f = Factor<T>::broadcast(x[i * a_row]);
         unroll<vectors>([&](auto j) { p[i][j] = fma(f, row[j], p[i][j]); });
       });
     }
   }
-  unroll<rows>([&](auto i) {
+  auto const put = [&](auto i) {
     unroll<vectors>([&](auto j) {
-      A* const to = c + i * c_row + j * vector_lanes<A>;
+      A* const to = c + i * c_row + j * lane;
       if constexpr (into == Into::replace) p[i][j].store(to);
       if constexpr (into == Into::add) (Vec<A>::load(to) + p[i][j]).store(to);
-      if constexpr (into == Into::rescale_add)
-        fma(Vec<A>::load(to), Vec<A>::load(alpha + j * vector_lanes<A>), p[i][j]).store(to);
+      if constexpr (into == Into::rescale_add) fma(Vec<A>::load(to), Vec<A>::load(alpha + j * lane), p[i][j]).store(to);
       if constexpr (into == Into::rescale_rows_add)
         fma(Vec<A>::load(to), Vec<A>::broadcast(alpha[i]), p[i][j]).store(to);
     });
+  };
+  if (!close) return unroll<rows>(put);
+  Factor<T> row[closing][vectors];
+  unroll<closing>([&](auto k) {
+    unroll<vectors>([&](auto j) { row[k][j] = Factor<T>::load(y + k * lanes + j * lane); });
+  });
+  unroll<rows>([&](auto i) {
+    unroll<closing>([&](auto k) {
+      Factor<T> const f = Factor<T>::broadcast(x[i * a_row + k * a_step]);
+      unroll<vectors>([&](auto j) { p[i][j] = fma(f, row[k][j], p[i][j]); });
+    });
+    put(i);
   });
 }
 
