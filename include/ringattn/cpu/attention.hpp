@@ -28,9 +28,11 @@ template <class K> class Forward {
         layout_(count_, threads),
         segments_(std::max<int64_t>(count_tiles(step.k_rows, S::segment), 1)) {
     // Some units for every thread: of segments where there are many, else of few panels. Chunks are of one size, for a
-    // chunk that packs keys for a panel or two is slow.
+    // chunk that packs keys for a panel or two is slow. More than 16 panels only if each thread has six such chunks.
     int64_t const wanted = threads == 1 ? 1 : 4 * int64_t(threads);
-    int64_t const most = std::clamp<int64_t>(count_.all() * segments_ / wanted, 1, std::max<int64_t>(layout_.chunk, 1));
+    int64_t const large = threads == 1 ? layout_.chunk : std::max<int64_t>(count_.all() / (6 * threads), 16);
+    int64_t const most = std::clamp<int64_t>(count_.all() * segments_ / wanted, 1,
+                                             std::max<int64_t>(std::min(layout_.chunk, large), 1));
     chunk_ = ceil_div(count_.of_group(), std::max<int64_t>(ceil_div(count_.of_group(), most), 1));
     chunk_ = std::max<int64_t>(chunk_, 1);
     chunks_ = count_.batch * count_.kv_heads * ceil_div(count_.of_group(), chunk_);

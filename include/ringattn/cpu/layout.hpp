@@ -119,17 +119,18 @@ class Stretches {
   size_t end_ = 0;
 };
 
-/// Most panels that read one packing of a key tile: with all that belongs to them they should stay in half of today's
-/// second-level caches.
-constexpr int64_t chunk_panels(int64_t panel_bytes) {
-  return std::clamp<int64_t>((int64_t(3) << 18) / panel_bytes, 4, 16);
+/// Panels that read one packing of a key tile, at most so many: with all that belongs to them they should stay in half
+/// of today's second-level caches.
+constexpr int64_t chunk_panels(int64_t panel_bytes, int64_t most) {
+  return std::clamp<int64_t>((int64_t(3) << 18) / panel_bytes, 4, most);
 }
 
 template <class K> struct ForwardLayout {
   using A = typename K::Accumulator;
   using S = Sizes<K>;
   using T = typename S::T;
-  static constexpr int64_t most_panels = chunk_panels(S::q * (S::head + S::value) * int64_t(sizeof(A)));
+  static constexpr int64_t most_panels = chunk_panels(
+      S::q * (S::head_terms * int64_t(sizeof(T)) + S::value_rows * int64_t(sizeof(A))), 32);
 
   int64_t chunk = 0;
   /// [panel]: [lane block][value_rows][lanes] ([value_columns] of each row if flat), [q], [q]; [chunk].
@@ -163,7 +164,7 @@ template <class K> struct BackwardLayout {
   using A = typename K::Accumulator;
   using S = Sizes<K>;
   using T = typename S::T;
-  static constexpr int64_t most_panels = chunk_panels(S::q * (S::head + S::value) * int64_t(sizeof(A)));
+  static constexpr int64_t most_panels = chunk_panels(S::q * (S::head + S::value) * int64_t(sizeof(A)), 16);
   /// Lane blocks whose sums over query rows are made together: dK|dV are read and written once for all of them.
   static constexpr int64_t joint = 2;
 
