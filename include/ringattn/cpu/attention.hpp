@@ -7,8 +7,8 @@
 #include <new>
 
 #include "control.hpp"
+#include "flat_tile.hpp"
 #include "layout.hpp"
-#include "pack.hpp"
 #include "softmax_tile.hpp"
 
 namespace ringattn::inline RINGATTN_ABI::cpu {
@@ -31,8 +31,8 @@ template <class K> class Forward {
     // chunk that packs keys for a panel or two is slow. More than 16 panels only if each thread has six such chunks.
     int64_t const wanted = threads == 1 ? 1 : 4 * int64_t(threads);
     int64_t const large = threads == 1 ? layout_.chunk : std::max<int64_t>(count_.all() / (6 * threads), 16);
-    int64_t const most = std::clamp<int64_t>(count_.all() * segments_ / wanted, 1,
-                                             std::max<int64_t>(std::min(layout_.chunk, large), 1));
+    int64_t const most =
+        std::clamp<int64_t>(count_.all() * segments_ / wanted, 1, std::max<int64_t>(std::min(layout_.chunk, large), 1));
     chunk_ = ceil_div(count_.of_group(), std::max<int64_t>(ceil_div(count_.of_group(), most), 1));
     chunk_ = std::max<int64_t>(chunk_, 1);
     chunks_ = count_.batch * count_.kv_heads * ceil_div(count_.of_group(), chunk_);
@@ -57,15 +57,9 @@ template <class K> class Forward {
     int64_t const begin = chunk % per_pair * chunk_, n = std::min(chunk_, count_.of_group() - begin);
     Scratch const mine(step_.state + layout_.scratch + size_t(worker) * layout_.scratch_bytes, layout_);
     Panel panels[ForwardLayout<K>::most_panels];
-    for (int64_t p = 0; p < n; ++p) {
-      panels[p] = panel_of(b, g, begin + p);
-      Slab<E const> const rows(step_.q, b, panels[p].first, panels[p].head);
-      for (int64_t w0 = 0; w0 < panels[p].rows.count; w0 += S::lanes) {
-        int64_t const left = panels[p].rows.count - w0;
-        pack_lanes<S::head>(rows.from(w0), std::min<int64_t>(S::lanes, left), vectors_for(left) * S::vector,
-                            scaling_.packed, mine.queries + (p * S::q + w0) * S::head_terms);
-      }
-    }
+    for (int64_t p = 0; p < n; ++p) panels[p] = panel_of(b, g, begin + p);
+    for (int64_t p = 0, together; p < n; p += together)
+      pack_queries(panels + p, together = computed_together(panels + p, n - p), b, mine.queries + p * S::query_terms);
     bool my_turn = split == 0;
     int64_t const first_segment = split * segments_ / splits_, end_segment = (split + 1) * segments_ / splits_;
     each_key_tile(step_.k_rows, S::segment, [&](Rows keys, int64_t first, int64_t segment) {
@@ -168,17 +162,54 @@ template <class K> class Forward {
     auto const [rows, first] = row_tile(step_.q_rows, S::tile.q, t);
     return {rows, first, h, count_.index(b, h, t)};
   }
-  /// The part of a panel that is computed at once: at most `lanes` of its rows, in so many vectors of lanes.
+  /// What is computed at once: at most `lanes` rows of a panel, or all rows of some flat panels of one query tile.
   struct Block {
     int64_t rows;
     int vectors;
-    bool flat;
+    int64_t position[S::lanes], head[S::lanes];  ///< of padded lanes: of the last row
 
     int lanes() const { return vectors * S::vector; }
+    /// Rows from `first` on of each of n panels.
+    Block(Panel const* panels, int64_t n, int64_t first) {
+      int64_t const each = std::min<int64_t>(S::lanes, panels->rows.count - first);
+      rows = n * each;
+      vectors = vectors_for(rows);
+      for (int64_t w = 0; w < lanes(); ++w) {
+        int64_t const lane = std::min(w, rows - 1);
+        position[w] = panels->rows.at(first + lane % each);
+        head[w] = panels->head + lane / each;
+      }
+    }
   };
   static bool is_flat(Rows const& panel) { return panel.count <= S::flat; }
   /// Of the lane block that the first of `rows` rows is in.
   static int vectors_for(int64_t rows) { return int(ceil_div(std::min<int64_t>(rows, S::lanes), S::vector)); }
+  /// How many of n panels, from the first on, are computed together: flat ones of the same query tile.
+  static int64_t computed_together(Panel const* panels, int64_t n) {
+    int64_t together = 1;
+    while (together < n && panels[together].first == panels->first && (together + 1) * panels->rows.count <= S::flat)
+      ++together;
+    return together;
+  }
+
+  /// Of one panel, or of n flat ones: lanes of rows, lane block by lane block.
+  void pack_queries(Panel const* panels, int64_t n, int64_t b, T* queries) const {
+    int64_t const rows = panels->rows.count;
+    if (!is_flat(panels->rows)) {
+      Slab<E const> const from(step_.q, b, panels->first, panels->head);
+      for (int64_t w0 = 0; w0 < rows; w0 += S::lanes)
+        pack_lanes<S::head>(from.from(w0), std::min<int64_t>(S::lanes, rows - w0), vectors_for(rows - w0) * S::vector,
+                            scaling_.packed, queries + w0 * S::head_terms);
+      return;
+    }
+    std::fill_n(queries, S::flat_terms * S::vector, T{});
+    for (int64_t w = 0; w < n * rows; ++w) {
+      Slab<E const> const from(step_.q, b, panels->first + w % rows, panels->head + w / rows);
+      T line[S::head_terms];
+      read_line<S::head, S::head_terms>(from.data, 0, from.dim, scaling_.packed, line);
+      for (int t = 0; t < S::head_terms; ++t) queries[t * S::vector + w] = line[t];
+    }
+  }
 
   /// n panels against one segment of keys, `first` the first. states: where each panel's sums are. False: the step has
   /// to stop.
@@ -191,33 +222,42 @@ template <class K> class Forward {
       Rows const k = segment.slice(done, std::min<int64_t>(S::tile.kv, segment.count - done));
       enum class Packed { none, tall, flat } packed = Packed::none;
       bool special = false;
+      DenseRows<T> dense_keys, dense_values;
       Slab<E const> const keys(step_.k, b, first + done, g), values(step_.v, b, first + done, g);
-      int64_t const next = std::min<int64_t>(S::keys, all_keys - first - done - k.count);
-      Prefetch<S::head, S::value, E> ahead(keys.from(k.count), values.from(k.count), next,
-                                           n * ceil_div(k.count, S::rows));
-      for (int64_t p = 0; go && p < n; ++p) {
+      int64_t const exist = all_keys - first - done;
+      Prefetch<S::head, S::value, E> ahead(keys.from(k.count), values.from(k.count),
+                                           std::min<int64_t>(S::keys, exist - k.count), n * ceil_div(k.count, S::rows));
+      for (int64_t p = 0, together; go && p < n; p += together) {
+        together = computed_together(panels + p, n - p);
         VisibleKeys<S::keys> const see(step_.mask, panels[p].rows, k);
         if (see.none()) continue;
-        if (!states[p].out) {
+        for (int64_t i = p; i < p + together; ++i) {
+          if (states[i].out) continue;
           // Sums that begin here would be merged with nothing: they are the running ones.
-          states[p] = state_of(panels[p].index);
-          if (!my_turn || !empty(panels[p].rows.count, states[p])) clear(states[p] = mine.segment.of(p));
+          states[i] = state_of(panels[i].index);
+          if (!my_turn || !empty(panels[i].rows.count, states[i])) clear(states[i] = mine.segment.of(i));
         }
-        bool const flat = is_flat(panels[p].rows);
-        if (!flat && packed != Packed::tall) {
-          pack_rows<S::head>(keys, k.count, round_up(k.count, S::rows), mine.keys);
-          special = pack_columns<S::value, S::value_rows, S::rows>(values, k.count, S::keys, mine.values);
-          packed = Packed::tall;
+        T const* const queries = mine.queries + p * S::query_terms;
+        if (is_flat(panels[p].rows)) {
+          if (packed != Packed::flat) {
+            using N = Number<T>;
+            dense_keys =
+                dense_rows<T, S::head, S::flat_terms * S::terms>(keys, k.count, exist, reinterpret_cast<N*>(mine.keys));
+            dense_values =
+                dense_rows<T, S::value, S::value_columns>(values, k.count, exist, reinterpret_cast<N*>(mine.values));
+            packed = Packed::flat;
+          }
+          bool const careful = see.partial() && special_in_rows<S::value>(values, k.count);
+          attend_flat(panels + p, together, states + p, mine, queries, k, see, dense_keys, dense_values, careful);
+        } else {
+          if (packed != Packed::tall) {
+            pack_rows<S::head>(keys, k.count, round_up(k.count, S::rows), mine.keys);
+            special = pack_columns<S::value, S::value_rows, S::rows>(values, k.count, S::keys, mine.values);
+            packed = Packed::tall;
+          }
+          attend(panels[p], states[p], mine, queries, k, see, special && see.partial(), ahead);
         }
-        if (flat && packed != Packed::flat) {
-          for (int64_t i = 0; i < k.count; i += S::columns)
-            pack_lanes<S::head>(keys.from(i), std::min<int64_t>(S::columns, k.count - i), S::columns, A(1),
-                                mine.keys + i * S::head_terms);
-          special = pack_columns<S::value, S::value_columns, S::columns>(values, k.count, S::keys, mine.values);
-          packed = Packed::flat;
-        }
-        attend(panels[p], states[p], mine, mine.queries + p * S::head_terms * S::q, k, see, special, ahead);
-        pairs += panels[p].rows.count * (see.end() - see.begin());
+        pairs += together * panels[p].rows.count * (see.end() - see.begin());
         go = control.keep_going();
       }
     }
@@ -225,87 +265,99 @@ template <class K> class Forward {
     return go;
   }
 
-  /// One panel against one key tile.
+  /// One panel against one key tile. careful: invisible values must not be multiplied.
   template <class Ahead>
   void attend(Panel const& panel, State const& state, Scratch const& mine, T const* queries, Rows k,
-              VisibleKeys<S::keys> const& see, bool special, Ahead& ahead) const {
-    Rows const q = panel.rows;
+              VisibleKeys<S::keys> const& see, bool careful, Ahead& ahead) const {
     int const begin = see.begin(), n = see.end() - begin;
-    bool const careful = special && see.partial(), flat = is_flat(q);
-    for (int64_t w0 = 0; w0 < q.count; w0 += S::lanes) {
-      Block const block{std::min<int64_t>(S::lanes, q.count - w0), vectors_for(q.count - w0), flat};
-      int64_t position[S::lanes];  // of padded lanes: of the last row
-      for (int w = 0; w < block.lanes(); ++w) position[w] = q.at(std::min(w0 + w, q.count - 1));
-
-      if (flat) flat_scores(mine, queries, int(block.rows), begin, see.end());
+    for (int64_t w0 = 0; w0 < panel.rows.count; w0 += S::lanes) {
+      Block const block(&panel, 1, w0);
       for (int i = begin; i < see.end(); i += S::rows) {
         ahead.some();
-        score(mine, queries + w0 * S::head_terms, block, panel.head, position, k, i, std::min(S::rows, see.end() - i),
-              see.block(i));
+        if (see.block(i) != Coverage::none)
+          narrow_product<Into::replace, S::vectors, S::head_terms, 1>(block.vectors, mine.keys + i * S::head_terms,
+                                                                      queries + w0 * S::head_terms, S::head_terms,
+                                                                      mine.scores + i * block.lanes(), block.lanes());
+        score(mine, block, k, i, std::min(S::rows, see.end() - i), see.block(i));
       }
-
       alignas(64) A alpha[S::lanes];
-      A *const s = mine.scores + begin * block.lanes(), *const top = state.max + w0;
-      T* const weights = mine.weights + begin / S::terms * block.lanes();
-      A const product = K::Score::identity ? scaling_.product : A(1);
-      bool const rescale =
-          narrow_softmax_rows<S::vectors>(block.vectors, s, n, product, top, state.sum + w0, alpha, weights);
-      mark_seen(top, position, block.rows, k.slice(begin, n));
-
-      if (careful) {
-        if (!rescale) std::fill_n(alpha, block.lanes(), A(1));
-        for (int i = 0; i < n; ++i)
-          for (int w = 0; w < block.lanes(); ++w)
-            mine.seen[i * block.lanes() + w] = step_.mask.visible(position[w], k.at(begin + i));
-      }
-      unsigned char const* const seen = careful ? mine.seen : nullptr;
-      A const* const left = careful || rescale ? alpha : nullptr;
-      if (flat)
-        add_flat(block, mine.values, weights, begin, n, seen, state.out, left);
-      else
-        add(block, mine.values, weights, begin, n, seen, state.out + w0 * S::value_rows, left);
+      bool const rescale = weigh(mine, block, k, begin, n, state.max + w0, state.sum + w0, alpha, careful);
+      add(block, mine.values, mine.weights + begin / S::terms * block.lanes(), begin, n, careful ? mine.seen : nullptr,
+          state.out + w0 * S::value_rows, rescale ? alpha : nullptr);
     }
   }
 
-  /// Scores of tile_rows keys from i on, `valid` of them real, and one lane block; -inf where a pair is invisible.
-  void score(Scratch const& mine, T const* queries, Block block, int64_t head, int64_t const* position, Rows k, int i,
-             int valid, Coverage coverage) const {
+  /// n flat panels of one query tile against one key tile.
+  void attend_flat(Panel const* panels, int64_t n, State const* states, Scratch const& mine, T const* queries, Rows k,
+                   VisibleKeys<S::keys> const& see, DenseRows<T> keys, DenseRows<T> values, bool careful) const {
+    int const begin = see.begin(), end = see.end();
+    Block const block(panels, n, 0);
+    for (int i = begin / S::vector * S::vector; i < end; i += S::vector)
+      some_flat_scores<S::flat>(int(block.rows), queries, keys.from(i), std::min<int64_t>(S::vector, end - i),
+                                S::flat_terms, mine.scores + i * S::vector);
+    for (int i = begin; i < end; i += S::rows) score(mine, block, k, i, std::min(S::rows, end - i), see.block(i));
+
+    // The states of the panels side by side, and rows to write to beyond the last: products come in powers of two.
+    alignas(64) A max[S::vector], sum[S::vector], alpha[S::vector], beyond[S::value_columns]{};
+    A* out[S::vector];
+    int64_t const each = panels->rows.count;
+    for (int w = 0; w < S::vector; ++w) {
+      bool const real = w < block.rows;
+      State const& state = states[real ? w / each : 0];
+      max[w] = real ? state.max[w % each] : softmax::minus_infinity<A>;
+      sum[w] = real ? state.sum[w % each] : A(0);
+      out[w] = real ? state.out + w % each * S::value_columns : beyond;
+    }
+    bool const rescale = weigh(mine, block, k, begin, end - begin, max, sum, alpha, careful);
+    for (int w = 0; w < block.rows; ++w) {
+      states[w / each].max[w % each] = max[w];
+      states[w / each].sum[w % each] = sum[w];
+    }
+
+    T const* const weights = mine.weights + begin / S::terms * S::vector;
+    if (!careful)
+      return some_flat_values<S::flat>(int(block.rows), weights, values.from(begin), end - begin, S::value_columns, out,
+                                       rescale ? alpha : nullptr);
+    for (int w = 0; w < block.rows; ++w)
+      add_seen(weights + w, values.from(begin), end - begin, mine.seen + w, out[w], alpha[w]);
+  }
+
+  /// Scores of tile_rows keys from i on, `valid` of them real, from their products; -inf where a pair is invisible.
+  void score(Scratch const& mine, Block const& block, Rows k, int i, int valid, Coverage coverage) const {
     int const lanes = block.lanes();
     A* const s = mine.scores + i * lanes;
     if (coverage == Coverage::none) {
       std::fill_n(s, S::rows * lanes, softmax::minus_infinity<A>);
       return;
     }
-    if (!block.flat)
-      narrow_product<Into::replace, S::vectors, S::head_terms, 1>(block.vectors, mine.keys + i * S::head_terms, queries,
-                                                                  S::head_terms, s, lanes);
     if constexpr (!K::Score::identity)
       for (int r = 0; r < valid; ++r)
         for (int w = 0; w < lanes; ++w)
-          s[r * lanes + w] = step_.score.apply(s[r * lanes + w] * scaling_.product, head, position[w], k.at(i + r)) *
-                             A(softmax::log2_e);
+          s[r * lanes + w] =
+              step_.score.apply(s[r * lanes + w] * scaling_.product, block.head[w], block.position[w], k.at(i + r)) *
+              A(softmax::log2_e);
     if (coverage == Coverage::partial)
       for (int r = 0; r < valid; ++r) {
         int64_t const key = k.at(i + r);
         for (int w = 0; w < lanes; ++w)
-          s[r * lanes + w] = step_.mask.visible(position[w], key) ? s[r * lanes + w] : softmax::minus_infinity<A>;
+          s[r * lanes + w] = step_.mask.visible(block.position[w], key) ? s[r * lanes + w] : softmax::minus_infinity<A>;
       }
   }
 
-  /// Products of a flat panel's rows with keys begin .. end - 1, from keys as lanes to rows as lanes.
-  static void flat_scores(Scratch const& mine, T const* queries, int rows, int begin, int end) {
-    for (int c = begin / S::columns * S::columns; c < end; c += S::columns) {
-      alignas(64) A products[S::flat * S::columns];
-      flat_product<Into::replace, S::flat, S::column_vectors, 1, S::vector>(
-          rows, queries, mine.keys + c * S::head_terms, S::head_terms, products, S::columns);
-      for (int j = 0; j < S::columns; j += S::vector) {
-        Vec<A> x[S::vector];
-        for (int r = 0; r < S::vector; ++r)
-          x[r] = r < S::flat && r < rows ? Vec<A>::load(products + r * S::columns + j) : Vec<A>::zero();
-        simd::transpose(x);
-        for (int i = 0; i < S::vector; ++i) x[i].store(mine.scores + (c + j + i) * S::vector);
-      }
-    }
+  /// Scores of n keys from `begin` on become weights. alpha: what earlier sums are worth; false: all they were. With
+  /// `careful`, says in `seen` which pairs count, and tells alpha in any case.
+  bool weigh(Scratch const& mine, Block const& block, Rows k, int begin, int n, A* max, A* sum, A* alpha,
+             bool careful) const {
+    int const lanes = block.lanes();
+    bool const rescale = narrow_softmax_rows<S::vectors>(block.vectors, mine.scores + begin * lanes, n,
+                                                         K::Score::identity ? scaling_.product : A(1), max, sum, alpha,
+                                                         mine.weights + begin / S::terms * lanes);
+    mark_seen(max, block.position, block.rows, k.slice(begin, n));
+    if (!careful) return rescale;
+    if (!rescale) std::fill_n(alpha, lanes, A(1));
+    for (int i = 0; i < n; ++i)
+      for (int w = 0; w < lanes; ++w) mine.seen[i * lanes + w] = step_.mask.visible(block.position[w], k.at(begin + i));
+    return true;
   }
 
   /// O^T = alpha O^T + V^T P^T of n keys from `begin` on; `seen`: which pairs count, or null if all do; `alpha`: null
@@ -325,30 +377,15 @@ template <class K> class Forward {
         narrow_product<Into::add, S::vectors, 1, S::rows>(block.vectors, v, weights, ceil_div(n, S::terms), to, lanes);
     }
   }
-  /// The same of a flat panel: O = alpha O + P V.
-  static void add_flat(Block block, T const* values, T const* weights, int begin, int n, unsigned char const* seen,
-                       A* out, A const* alpha) {
-    for (int c = 0; c + S::columns <= S::value_columns; c += S::columns)
-      add_flat_columns<S::column_vectors>(block, values + c * S::key_terms + begin / S::terms * S::columns, weights, n,
-                                          seen, out + c, alpha);
-    constexpr int left = S::value_columns % S::columns;
-    if constexpr (left > 0)
-      add_flat_columns<left / S::vector>(block,
-                                         values + (S::value_columns - left) * S::key_terms + begin / S::terms * left,
-                                         weights, n, seen, out + S::value_columns - left, alpha);
-  }
-  template <int vectors>
-  static void add_flat_columns(Block block, T const* values, T const* weights, int n, unsigned char const* seen, A* out,
-                               A const* alpha) {
-    if (seen)
-      seen_product<Into::rescale_rows_add, 1, S::vector>(S::flat, vectors * S::vector, weights, values, n, seen, 1,
-                                                         S::vector, 0, out, S::value_columns, alpha);
-    else if (alpha)
-      flat_product<Into::rescale_rows_add, S::flat, vectors, 1, S::vector>(
-          int(block.rows), weights, values, ceil_div(n, S::terms), out, S::value_columns, alpha);
-    else
-      flat_product<Into::add, S::flat, vectors, 1, S::vector>(int(block.rows), weights, values, ceil_div(n, S::terms),
-                                                              out, S::value_columns);
+  /// A row of a flat panel: O = alpha O + P V, of the n keys that are seen.
+  static void add_seen(T const* weights, DenseRows<T> values, int n, unsigned char const* seen, A* out, A alpha) {
+    for (int d = 0; d < S::value; ++d) {
+      A sum = 0;
+      for (int k = 0; k < n; ++k)
+        if (seen[k * S::vector])
+          sum = fma(number(weights[k / S::terms * S::vector], k % S::terms), A(values.at(k)[d]), sum);
+      out[d] = fma(out[d], alpha, sum);
+    }
   }
 
   /// Adds a panel's sums over a segment to its running ones.

@@ -28,7 +28,7 @@ template <class T>
 using Factor = std::conditional_t<terms_of<T> == 2, simd::Pairs, Vec<std::conditional_t<terms_of<T> == 2, float, T>>>;
 
 /// What a tile product does with the tile that it is for.
-enum class Into { replace, add, rescale_add, rescale_rows_add };
+enum class Into { replace, add, rescale_add };
 
 /// A sum may run through several stretches of memory of n steps each: these are their number and distances.
 struct Stretch {
@@ -36,20 +36,20 @@ struct Stretch {
 };
 
 /// Steps of a tile product that its end goes through row by row, as many as there are registers for.
-template <int rows, int vectors>
-inline constexpr int closing_steps = rows * vectors + 2 * vectors + 1 <= simd::registers ? 2 : 1;
+template <int vectors>
+inline constexpr int closing_steps = tile_rows* vectors + 2 * vectors + 1 <= simd::registers ? 2 : 1;
 
-/// c[i * c_row + w] = P, += P, or = alpha[w] c + P or alpha[i] c + P, where P[i][w] = sum_k a[i * a_row + k * a_step]
-/// b[k * lanes + w] for `rows` rows i and `vectors` vectors of lanes. Every element of P is one chain of fma in
+/// c[i * c_row + w] = P, += P, or = alpha[w] c + P, where P[i][w] = sum_k a[i * a_row + k * a_step]
+/// b[k * lanes + w] for tile_rows rows i and `vectors` vectors of lanes. Every element of P is one chain of fma in
 /// ascending k from 0, so that it depends on nothing else in the tile, nor on which factor has the lanes. Not inlined:
 /// all kernels of a type share these functions.
 ///
 /// The last steps go row by row, and each row is stored as it gets done: a store takes nothing from the multipliers if
 /// its vector has just been computed, but the time of 1.5 products if it has to be read from the register file (Zen 4).
-template <Into into, int vectors, int a_row, int a_step, int rows = tile_rows, class T, class A>
+template <Into into, int vectors, int a_row, int a_step, class T, class A>
 [[gnu::noinline]] void tile_product(T const* a, T const* b, std::int64_t n, A* c, std::int64_t c_row,
                                     [[maybe_unused]] A const* alpha = nullptr, Stretch stretch = {}) {
-  constexpr int lane = vector_lanes<A>, lanes = vectors * lane, closing = closing_steps<rows, vectors>;
+  constexpr int rows = tile_rows, lane = vector_lanes<A>, lanes = vectors * lane, closing = closing_steps<vectors>;
   Vec<A> p[rows][vectors];  // in registers
   unroll<rows>([&](auto i) { unroll<vectors>([&](auto j) { p[i][j] = Vec<A>::zero(); }); });
   bool const close = n >= closing;
@@ -72,15 +72,12 @@ template <Into into, int vectors, int a_row, int a_step, int rows = tile_rows, c
       if constexpr (into == Into::replace) p[i][j].store(to);
       if constexpr (into == Into::add) (Vec<A>::load(to) + p[i][j]).store(to);
       if constexpr (into == Into::rescale_add) fma(Vec<A>::load(to), Vec<A>::load(alpha + j * lane), p[i][j]).store(to);
-      if constexpr (into == Into::rescale_rows_add)
-        fma(Vec<A>::load(to), Vec<A>::broadcast(alpha[i]), p[i][j]).store(to);
     });
   };
   if (!close) return unroll<rows>(put);
   Factor<T> row[closing][vectors];
-  unroll<closing>([&](auto k) {
-    unroll<vectors>([&](auto j) { row[k][j] = Factor<T>::load(y + k * lanes + j * lane); });
-  });
+  unroll<closing>(
+      [&](auto k) { unroll<vectors>([&](auto j) { row[k][j] = Factor<T>::load(y + k * lanes + j * lane); }); });
   unroll<rows>([&](auto i) {
     unroll<closing>([&](auto k) {
       Factor<T> const f = Factor<T>::broadcast(x[i * a_row + k * a_step]);
@@ -97,15 +94,6 @@ void narrow_product(int vectors, T const* a, T const* b, std::int64_t n, A* c, s
   if constexpr (most > 1)
     if (vectors < most) return narrow_product<into, most - 1, a_row, a_step>(vectors, a, b, n, c, c_row, alpha);
   tile_product<into, most, a_row, a_step>(a, b, n, c, c_row, alpha);
-}
-
-/// tile_product of `rows` <= most rows, rounded up to a power of two.
-template <Into into, int most, int vectors, int a_row, int a_step, class T, class A>
-void flat_product(int rows, T const* a, T const* b, std::int64_t n, A* c, std::int64_t c_row,
-                  A const* alpha = nullptr) {
-  if constexpr (most > 1)
-    if (2 * rows <= most) return flat_product<into, most / 2, vectors, a_row, a_step>(rows, a, b, n, c, c_row, alpha);
-  tile_product<into, vectors, a_row, a_step, most>(a, b, n, c, c_row, alpha);
 }
 
 /// A tile product without the terms whose flag is 0, where 0 times a NaN or an infinity must not count. The flag of (i,
@@ -129,7 +117,6 @@ template <Into into, int a_row, int a_step, class T, class A>
       if constexpr (into == Into::replace) x = p;
       if constexpr (into == Into::add) x = x + p;
       if constexpr (into == Into::rescale_add) x = fma(x, alpha[w], p);
-      if constexpr (into == Into::rescale_rows_add) x = fma(x, alpha[i], p);
     }
 }
 

@@ -46,9 +46,10 @@ template <class K> struct Sizes {
   static constexpr int terms = terms_of<T>;
   static constexpr int head_terms = int(ceil_div(head, terms)), value_terms = int(ceil_div(value, terms));
   static constexpr int key_terms = keys / terms, lane_terms = lanes / terms;
-  /// A panel of no more rows is flat: it has keys and value columns as lanes, its rows are those of a register tile.
+  /// Panels of no more rows are flat (flat_tile.hpp). Rows of several heads are multiplied together, up to so many.
   static constexpr int flat = std::min(rows, std::max(vector / 2, 1));
-  static constexpr int key_columns = int(round_up(keys, columns));
+  static constexpr int flat_terms = int(round_up(head_terms, vector));
+  static constexpr int query_terms = std::max(head_terms * q, flat_terms* vector);  ///< of one panel
   static_assert(flat * value_columns <= q * value_rows, "a flat panel's state has room in a panel's");
   /// Keys of a run whose sums are made by themselves and then added to those before them.
   static constexpr int segment = 8 * tile.kv;
@@ -129,8 +130,8 @@ template <class K> struct ForwardLayout {
   using A = typename K::Accumulator;
   using S = Sizes<K>;
   using T = typename S::T;
-  static constexpr int64_t most_panels = chunk_panels(
-      S::q * (S::head_terms * int64_t(sizeof(T)) + S::value_rows * int64_t(sizeof(A))), 32);
+  static constexpr int64_t most_panels =
+      chunk_panels(S::q * (S::head_terms * int64_t(sizeof(T)) + S::value_rows * int64_t(sizeof(A))), 32);
 
   int64_t chunk = 0;
   /// [panel]: [lane block][value_rows][lanes] ([value_columns] of each row if flat), [q], [q]; [chunk].
@@ -145,10 +146,10 @@ template <class K> struct ForwardLayout {
     max = all.take<A>(n.all() * S::q);
     sum = all.take<A>(n.all() * S::q);
     turn = all.take<int64_t>(n.all());
-    queries = mine.take<T>(chunk * S::head_terms * S::q);
-    keys = mine.take<T>(S::key_columns * S::head_terms);
+    queries = mine.take<T>(chunk * S::query_terms);
+    keys = mine.take<T>(S::keys * S::flat_terms);
     values = mine.take<T>(S::key_terms * std::max(S::value_rows, S::value_columns));
-    scores = mine.take<A>(std::max(S::keys * S::lanes, S::key_columns * S::vector));
+    scores = mine.take<A>(std::max<int64_t>(S::keys * S::lanes, round_up(S::keys, S::vector) * S::vector));
     weights = S::terms == 1 ? scores : mine.take<T>(S::key_terms * S::lanes);
     seen = mine.take<unsigned char>(S::keys * S::lanes);
     segment_out = mine.take<A>(chunk * S::value_rows * S::q);

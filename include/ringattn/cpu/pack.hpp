@@ -66,6 +66,14 @@ template <class A, class T> RINGATTN_INLINE Vec<A> load_bits(T const* p) {
 }
 template <class A, class T> RINGATTN_INLINE void store_bits(Vec<A> x, T* p) { __builtin_memcpy(p, &x, sizeof x); }
 
+/// Number i of an operand.
+template <class T> RINGATTN_INLINE auto number(T x, int i) {
+  if constexpr (terms_of<T> == 1)
+    return x;
+  else
+    return i == 0 ? x.first() : x.second();
+}
+
 /// A type that `is_special` knows.
 template <class E> using Plain = std::conditional_t<std::is_same_v<E, Float16>, float, E>;
 
@@ -80,6 +88,12 @@ template <int width, class E> RINGATTN_INLINE unsigned special_in(E const* row, 
   else
     for (int d = 0; d < width; ++d) special |= is_special(convert<Plain<E>>(row[d * dim]));
   return special;
+}
+
+template <int width, class E> bool special_in_rows(Slab<E const> src, std::int64_t n) {
+  unsigned special = 0;
+  for (std::int64_t r = 0; r < n; ++r) special |= special_in<width>(src.at(r), src.dim);
+  return special != 0;
 }
 
 /// Rows as they are: dst[r][term] for n rows, zeros in rows up to `rows`.
@@ -187,8 +201,7 @@ template <int width, int columns, int group, class T, class E>
   using N = Number<T>;
   constexpr int step = terms_of<T>;
   std::int64_t const depth = rows / step, steps = ceil_div(n, step), full = n / step;
-  unsigned special = 0;
-  for (std::int64_t r = 0; r < n; ++r) special |= special_in<width>(src.at(r), src.dim);
+  bool const special = special_in_rows<width>(src, n);
   // Block by block: blocks may lie a power of two apart, and row by row their stores would fight for cache sets.
   for (int c = 0; c < columns; c += group) {
     int const block = std::min(group, columns - c), valid = std::clamp(width - c, 0, block);
@@ -212,7 +225,7 @@ template <int width, int columns, int group, class T, class E>
     }
     std::fill_n(to, (depth - steps) * block, T{});
   }
-  return special != 0;
+  return special;
 }
 
 /// Fetches rows of keys and values into the caches, a few at a time, while others are computed on.

@@ -104,6 +104,14 @@ struct Pairs {
   __m512i v;
 
   RINGATTN_INLINE static Pairs load(BFloat16Pair const* p) { return {_mm512_loadu_si512(p)}; }
+  /// Number i of both in lane i.
+  RINGATTN_INLINE static Pairs interleave(BFloat16 const* first, BFloat16 const* second) {
+    __m512i const low =
+        _mm512_maskz_cvtepu16_epi32(__mmask16(-1), _mm256_loadu_si256(reinterpret_cast<__m256i const*>(first)));
+    __m512i const high =
+        _mm512_maskz_cvtepu16_epi32(__mmask16(-1), _mm256_loadu_si256(reinterpret_cast<__m256i const*>(second)));
+    return {_mm512_or_si512(low, _mm512_maskz_slli_epi32(__mmask16(-1), high, 16))};
+  }
   RINGATTN_INLINE static Pairs broadcast(BFloat16Pair x) { return {_mm512_set1_epi32(int(x.bits))}; }
   RINGATTN_INLINE void store(BFloat16Pair* p) const { _mm512_storeu_si512(p, v); }
 };
