@@ -10,6 +10,10 @@ namespace {
 using C32 = Kernel<Fp32, Causal, Plain, DefaultTiles, 24, 40>;
 using C16 = Kernel<Bf16, SlidingWindow, Soft, FixedTiles<24, 20>, 16, 16>;
 using C64 = Kernel<Fp64, Full, Plain, DefaultTiles, 16, 16>;
+// Whole vectors of numbers, which few rows multiply where they lie.
+using D32 = Kernel<Fp32, Causal, Soft, DefaultTiles, 32, 48>;
+using D16 = Kernel<Bf16, Causal, Soft, FixedTiles<48, 40>, 64, 32>;
+using H16 = Kernel<Fp16, Causal, Plain, DefaultTiles, 64, 32>;
 
 /// Enough heads and rows for several chunks of panels in every (batch, key/value head).
 template <class K> Case<K> example(std::uint64_t seed) {
@@ -95,11 +99,12 @@ TEST_CASE_TEMPLATE("other rows do not matter", K, C32, C16, C64) {
   CHECK(same_bytes(got.dq, rows(expected.dq, K::head_dim)));
 }
 
-// So few rows are computed with other register tiles, and many keys by several threads at once.
-TEST_CASE_TEMPLATE("few rows against many keys", K, C32, C16, C64) {
+// So few rows are computed with other register tiles, those of heads that share keys together, and many keys by several
+// threads at once.
+TEST_CASE_TEMPLATE("few rows against many keys", K, C32, C16, C64, D32, D16, H16) {
   Case<K> all;
-  all.heads = 2;
-  all.kv_heads = 1;
+  all.heads = 6;
+  all.kv_heads = 2;
   all.q_rows = {{1100, 1, 131}};
   all.k_rows = {{0, 1, 1300}, {1300, 2, 300}, {5, 3, 17}};
   if constexpr (std::is_same_v<typename K::Mask, SlidingWindow>) all.mask = {700, 300};
@@ -108,9 +113,10 @@ TEST_CASE_TEMPLATE("few rows against many keys", K, C32, C16, C64) {
   auto const expected = all.run(one);
   check_against_oracle(all, expected);
   CHECK(all.run(one, {1, 1, 1}) == expected);
-  for (int64_t n : {1, 3, 8, 12, 20, 47}) {
+  for (int64_t n : {1, 2, 3, 4, 8, 12, 20, 47}) {
     int64_t const first = 131 - n - n % 5;
     Case<K> part = all;
+    part.layout = int(n % 5) % 4;
     part.q_rows = {all.q_rows[0].slice(first, n)};
     auto const rows = [&](auto const& x, int64_t width) { return rows_of(x, first, n, all.heads * width); };
     part.in.q = rows(all.in.q, K::head_dim);
