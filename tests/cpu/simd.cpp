@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The SIMD façade: every operation against scalar code, lane by lane, and the special values that kernels rely on.
-#include <ringattn/cpu/simd.hpp>
+#include <ringattn/cpu/pack.hpp>
 
 #include <doctest/doctest.h>
 
@@ -113,6 +113,30 @@ TEST_CASE("pairs of bfloat16: products, and both ways of making them") {
   }
 }
 #endif
+
+TEST_CASE_TEMPLATE("numbers of 16 bits, a vector at a time", E, BFloat16, Float16) {
+  constexpr int n = Vec<float>::lanes;
+  auto const bits = [](float x) { return __builtin_bit_cast(std::uint32_t, x); };
+  std::mt19937 random(std::random_device{}());
+  bool wide = true, narrow = true;
+  for (std::uint32_t first = 0; first < 65536; first += n) {
+    E x[n], back[n];
+    float y[n], near[n];
+    for (int i = 0; i < n; ++i) x[i].bits = std::uint16_t(first + std::uint32_t(i));
+    cpu::load_as<float>(x).store(y);
+    for (int i = 0; i < n; ++i) wide = wide && bits(y[i]) == bits(float(x[i]));
+    // Every number of 16 bits, halfway to the next one, beside it, and any bits at all.
+    int const round = int(first / n % 4);
+    for (int i = 0; i < n; ++i) {
+      std::uint32_t const near_by = bits(y[i]) + (std::is_same_v<E, BFloat16> ? 0x8000u : 0x1000u) + (round == 2);
+      near[i] = __builtin_bit_cast(float, round == 0 ? bits(y[i]) : round == 3 ? std::uint32_t(random()) : near_by);
+    }
+    cpu::store_as(Vec<float>::load(near), back);
+    for (int i = 0; i < n; ++i) narrow = narrow && back[i].bits == E(near[i]).bits;
+  }
+  CHECK(wide);
+  CHECK(narrow);
+}
 
 TEST_CASE_TEMPLATE("rows become columns", A, float, double) {
   constexpr int n = Vec<A>::lanes;

@@ -66,6 +66,30 @@ template <class A, class T> RINGATTN_INLINE Vec<A> load_bits(T const* p) {
 }
 template <class A, class T> RINGATTN_INLINE void store_bits(Vec<A> x, T* p) { __builtin_memcpy(p, &x, sizeof x); }
 
+/// A vector of the numbers that lie there in another format, and back, with the bits of `convert`.
+template <class A, class E> RINGATTN_INLINE Vec<A> load_as(E const* p) {
+  if constexpr (std::is_same_v<A, E>) {
+    return Vec<A>::load(p);
+  } else if constexpr (requires { simd::widen(p); }) {
+    return simd::widen(p);
+  } else {
+    A line[vector_lanes<A>];
+    for (int i = 0; i < vector_lanes<A>; ++i) line[i] = convert<A>(p[i]);
+    return Vec<A>::load(line);
+  }
+}
+template <class A, class E> RINGATTN_INLINE void store_as(Vec<A> x, E* p) {
+  if constexpr (std::is_same_v<A, E>) {
+    x.store(p);
+  } else if constexpr (requires { simd::narrow(x, p); }) {
+    simd::narrow(x, p);
+  } else {
+    A line[vector_lanes<A>];
+    x.store(line);
+    for (int i = 0; i < vector_lanes<A>; ++i) p[i] = convert<E>(line[i]);
+  }
+}
+
 /// Number i of an operand.
 template <class T> RINGATTN_INLINE auto number(T x, int i) {
   if constexpr (terms_of<T> == 1)
@@ -106,8 +130,10 @@ template <int width, class T, class E>
     E const* RINGATTN_RESTRICT const from = src.at(r);
     special |= special_in<width>(from, src.dim);
     auto const put = [&](auto dim) {
-      for (int t = 0; t < width / step; ++t)
-        dst[t] = operand<T>([&](int i) { return convert<N>(from[(t * step + i) * dim]); });
+      int t = 0;
+      if constexpr (step == 1)
+        for (; dim == 1 && t + vector_lanes<N> <= width; t += vector_lanes<N>) load_as<N>(from + t).store(dst + t);
+      for (; t < width / step; ++t) dst[t] = operand<T>([&](int i) { return convert<N>(from[(t * step + i) * dim]); });
       if constexpr (width % step != 0)
         dst[terms - 1] = operand<T>([&](int i) { return i == 0 ? convert<N>(from[(width - 1) * dim]) : N(0.f); });
     };
@@ -149,15 +175,17 @@ template <int width, class T, class A, class E>
   for (int t0 = 0; t0 < terms; t0 += block)
     for (std::int64_t r0 = 0; r0 < lanes; r0 += block) {
       Vec<A> x[block];
-      // Rows that already are operands side by side are loaded as they lie.
-      constexpr bool same = sizeof(E) * terms_of<T> == sizeof(T) && sizeof(T) == sizeof(A);
-      bool const direct =
-          same && src.dim == 1 && (t0 + block) * terms_of<T> <= width && (terms_of<T> == 1 || factor == 1);
+      // Numbers side by side are loaded a vector at a time; pairs only as they are.
+      bool const direct = src.dim == 1 && (t0 + block) * terms_of<T> <= width && (terms_of<T> == 1 || factor == 1);
       for (int i = 0; i < block; ++i) {
         if (direct) {
           x[i] = Vec<A>::zero();
-          if (r0 + i < n) x[i] = load_bits<A>(src.at(r0 + i) + t0 * terms_of<T>);
-          if (terms_of<T> == 1) x[i] = x[i] * Vec<A>::broadcast(factor);
+          E const* const from = src.at(r0 + i) + t0 * terms_of<T>;
+          if constexpr (terms_of<T> == 1) {
+            if (r0 + i < n) x[i] = load_as<A>(from) * Vec<A>::broadcast(factor);
+          } else if (r0 + i < n) {
+            x[i] = load_bits<A>(from);
+          }
           continue;
         }
         alignas(64) T line[block]{};
@@ -182,13 +210,15 @@ RINGATTN_INLINE void unpack_lanes(A const* sums, std::int64_t n, std::int64_t la
       for (int i = 0; i < block; ++i) x[i] = i < valid ? Vec<A>::load(sums + (d0 + i) * lanes + r0) : Vec<A>::zero();
       simd::transpose(x);
       for (int i = 0; i < std::min<std::int64_t>(block, n - r0); ++i) {
-        alignas(64) A line[block];
-        (x[i] * Vec<A>::broadcast(factor(r0 + i))).store(line);
+        x[i] = x[i] * Vec<A>::broadcast(factor(r0 + i));
         E* const to = dst.at(r0 + i) + d0 * dst.dim;
-        if (dst.dim == 1 && valid == block)
-          for (int d = 0; d < block; ++d) to[d] = convert<E>(line[d]);
-        else
-          for (int d = 0; d < valid; ++d) to[d * dst.dim] = convert<E>(line[d]);
+        if (dst.dim == 1 && valid == block) {
+          store_as(x[i], to);
+          continue;
+        }
+        alignas(64) A line[block];
+        x[i].store(line);
+        for (int d = 0; d < valid; ++d) to[d * dst.dim] = convert<E>(line[d]);
       }
     }
 }

@@ -96,6 +96,39 @@ template <class Polynomial, int n, class T> RINGATTN_INLINE void exp2(Vec<T> (&x
   for (int i = 0; i < n; ++i) x[i] = detail::scale(p[i], x[i]);
 }
 
+namespace detail {
+
+RINGATTN_INLINE __m512i load_halves(void const* p) {
+  return _mm512_maskz_cvtepu16_epi32(__mmask16(-1), _mm256_loadu_si256(static_cast<__m256i const*>(p)));
+}
+RINGATTN_INLINE void store_halves(__m512i x, void* p) {
+  _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_maskz_cvtepi32_epi16(__mmask16(-1), x));
+}
+template <int n> RINGATTN_INLINE __m512i shift_left(__m512i x) { return _mm512_maskz_slli_epi32(__mmask16(-1), x, n); }
+template <int n> RINGATTN_INLINE __m512i shift_right(__m512i x) { return _mm512_maskz_srli_epi32(__mmask16(-1), x, n); }
+
+}  // namespace detail
+
+/// Numbers of 16 bits to vectors and back, with the bits of the conversions one by one.
+RINGATTN_INLINE F32 widen(BFloat16 const* p) {
+  return {_mm512_castsi512_ps(detail::shift_left<16>(detail::load_halves(p)))};
+}
+RINGATTN_INLINE F32 widen(Float16 const* p) {
+  return {_mm512_maskz_cvtph_ps(__mmask16(-1), _mm256_loadu_si256(reinterpret_cast<__m256i const*>(p)))};
+}
+RINGATTN_INLINE void narrow(F32 x, BFloat16* to) {
+  __m512i const bits = _mm512_castps_si512(x.v), high = detail::shift_right<16>(bits);
+  __m512i const odd = _mm512_and_si512(high, _mm512_set1_epi32(1));
+  __m512i const up = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+  __m512i const quiet = _mm512_or_si512(high, _mm512_set1_epi32(0x40));
+  __mmask16 const nan = _mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q);
+  detail::store_halves(_mm512_mask_mov_epi32(detail::shift_right<16>(up), nan, quiet), to);
+}
+RINGATTN_INLINE void narrow(F32 x, Float16* to) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
+                      _mm512_maskz_cvtps_ph(__mmask16(-1), x.v, _MM_FROUND_TO_NEAREST_INT));
+}
+
 #if defined(__AVX512BF16__)
 inline constexpr bool has_pairs = true;
 
@@ -106,11 +139,7 @@ struct Pairs {
   RINGATTN_INLINE static Pairs load(BFloat16Pair const* p) { return {_mm512_loadu_si512(p)}; }
   /// Number i of both in lane i.
   RINGATTN_INLINE static Pairs interleave(BFloat16 const* first, BFloat16 const* second) {
-    __m512i const low =
-        _mm512_maskz_cvtepu16_epi32(__mmask16(-1), _mm256_loadu_si256(reinterpret_cast<__m256i const*>(first)));
-    __m512i const high =
-        _mm512_maskz_cvtepu16_epi32(__mmask16(-1), _mm256_loadu_si256(reinterpret_cast<__m256i const*>(second)));
-    return {_mm512_or_si512(low, _mm512_maskz_slli_epi32(__mmask16(-1), high, 16))};
+    return {_mm512_or_si512(detail::load_halves(first), detail::shift_left<16>(detail::load_halves(second)))};
   }
   RINGATTN_INLINE static Pairs broadcast(BFloat16Pair x) { return {_mm512_set1_epi32(int(x.bits))}; }
   RINGATTN_INLINE void store(BFloat16Pair* p) const { _mm512_storeu_si512(p, v); }
