@@ -66,11 +66,13 @@ template <class A, class T> RINGATTN_INLINE Vec<A> load_bits(T const* p) {
 }
 template <class A, class T> RINGATTN_INLINE void store_bits(Vec<A> x, T* p) { __builtin_memcpy(p, &x, sizeof x); }
 
+template <class E> inline constexpr bool has_16_bits = std::is_same_v<E, BFloat16> || std::is_same_v<E, Float16>;
+
 /// A vector of the numbers that lie there in another format, and back, with the bits of `convert`.
 template <class A, class E> RINGATTN_INLINE Vec<A> load_as(E const* p) {
   if constexpr (std::is_same_v<A, E>) {
     return Vec<A>::load(p);
-  } else if constexpr (requires { simd::widen(p); }) {
+  } else if constexpr (std::is_same_v<A, float> && has_16_bits<E>) {
     return simd::widen(p);
   } else {
     A line[vector_lanes<A>];
@@ -81,7 +83,7 @@ template <class A, class E> RINGATTN_INLINE Vec<A> load_as(E const* p) {
 template <class A, class E> RINGATTN_INLINE void store_as(Vec<A> x, E* p) {
   if constexpr (std::is_same_v<A, E>) {
     x.store(p);
-  } else if constexpr (requires { simd::narrow(x, p); }) {
+  } else if constexpr (std::is_same_v<A, float> && has_16_bits<E>) {
     simd::narrow(x, p);
   } else {
     A line[vector_lanes<A>];

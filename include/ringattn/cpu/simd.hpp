@@ -2,7 +2,7 @@
 // The SIMD façade: vectors of the widest instruction set that the compiler may use, all sets under the same names.
 //
 //   Vec<float>, Vec<double>   Scalar, lanes, load, store, broadcast, + - *; beside them fma, max, any_different,
-//                             where_equal, and exp2 of several vectors at once
+//                             where_equal, and exp2 of several vectors at once; widen, narrow: 16-bit numbers
 //   Pairs                     two bfloat16 in each 32-bit lane; fma(Pairs, Pairs, Vec<float>) adds both products
 //   tile_rows, tile_vectors   the register tile: that many rows of that many vectors are accumulated in registers
 //   registers                 how many vectors there are registers for
@@ -28,6 +28,18 @@ template <int n, class F> RINGATTN_INLINE void unroll(F&& f) {
     (f(std::integral_constant<int, i>{}), ...);
   }
   (std::make_integer_sequence<int, n>{});
+}
+
+/// Numbers of 16 bits to a vector and back, with the bits of the conversions one by one; sets may overload these.
+template <class E> RINGATTN_INLINE Vec<float> widen(E const* p) {
+  float line[Vec<float>::lanes];
+  for (int i = 0; i < Vec<float>::lanes; ++i) line[i] = float(p[i]);
+  return Vec<float>::load(line);
+}
+template <class E> RINGATTN_INLINE void narrow(Vec<float> x, E* to) {
+  float line[Vec<float>::lanes];
+  x.store(line);
+  for (int i = 0; i < Vec<float>::lanes; ++i) to[i] = E(line[i]);
 }
 
 /// Lane j of vector i and lane i of vector j change places. Bits only: any 32- or 64-bit contents will do.

@@ -113,6 +113,29 @@ template <class Polynomial, int n, class T> RINGATTN_INLINE void exp2(Vec<T> (&x
   for (int i = 0; i < n; ++i) x[i] = p[i] * detail::power(x[i] + magic);
 }
 
+RINGATTN_INLINE F32 widen(BFloat16 const* p) {
+  __m128i const halves = _mm_loadu_si128(reinterpret_cast<__m128i const*>(p));
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16))};
+}
+RINGATTN_INLINE void narrow(F32 x, BFloat16* to) {
+  __m256i const bits = _mm256_castps_si256(x.v), high = _mm256_srli_epi32(bits, 16);
+  __m256i const odd = _mm256_and_si256(high, _mm256_set1_epi32(1));
+  __m256i const up = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+  __m256i const quiet = _mm256_or_si256(high, _mm256_set1_epi32(0x40));
+  __m256i const nan = _mm256_castps_si256(_mm256_cmp_ps(x.v, x.v, _CMP_UNORD_Q));
+  __m256i const result = _mm256_blendv_epi8(_mm256_srli_epi32(up, 16), quiet, nan);
+  __m256i const halves = _mm256_permute4x64_epi64(_mm256_packus_epi32(result, result), 0x08);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_castsi256_si128(halves));
+}
+#if defined(__F16C__)
+RINGATTN_INLINE F32 widen(Float16 const* p) {
+  return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<__m128i const*>(p)))};
+}
+RINGATTN_INLINE void narrow(F32 x, Float16* to) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT));
+}
+#endif
+
 inline constexpr int set = 1;  ///< a number for each set of layouts
 inline constexpr Feature required_features[] = {{"avx2", [] { return bool(__builtin_cpu_supports("avx2")); }},
                                                 {"fma", [] { return bool(__builtin_cpu_supports("fma")); }}};

@@ -109,7 +109,6 @@ template <int n> RINGATTN_INLINE __m512i shift_right(__m512i x) { return _mm512_
 
 }  // namespace detail
 
-/// Numbers of 16 bits to vectors and back, with the bits of the conversions one by one.
 RINGATTN_INLINE F32 widen(BFloat16 const* p) {
   return {_mm512_castsi512_ps(detail::shift_left<16>(detail::load_halves(p)))};
 }
