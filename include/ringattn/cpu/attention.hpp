@@ -174,11 +174,13 @@ template <class K> class Forward {
       int64_t const each = std::min<int64_t>(S::lanes, panels->rows.count - first);
       rows = n * each;
       vectors = vectors_for(rows);
-      for (int64_t w = 0; w < lanes(); ++w) {
-        int64_t const lane = std::min(w, rows - 1);
-        position[w] = panels->rows.at(first + lane % each);
-        head[w] = panels->head + lane / each;
-      }
+      for (int64_t w = 0, i = 0; i < n; ++i)
+        for (int64_t r = 0; r < each; ++r, ++w) {
+          position[w] = panels->rows.at(first + r);
+          head[w] = panels->head + i;
+        }
+      std::fill(position + rows, position + lanes(), position[rows - 1]);
+      std::fill(head + rows, head + lanes(), head[rows - 1]);
     }
   };
   static bool is_flat(Rows const& panel) { return panel.count <= S::flat; }
@@ -362,8 +364,8 @@ template <class K> class Forward {
 
   /// O^T = alpha O^T + V^T P^T of n keys from `begin` on; `seen`: which pairs count, or null if all do; `alpha`: null
   /// if it is 1.
-  static void add(Block block, T const* values, T const* weights, int begin, int n, unsigned char const* seen, A* out,
-                  A const* alpha) {
+  static void add(Block const& block, T const* values, T const* weights, int begin, int n, unsigned char const* seen,
+                  A* out, A const* alpha) {
     int const lanes = block.lanes();
     for (int d = 0; d < S::value_rows; d += S::rows) {
       T const* const v = values + d * S::key_terms + begin / S::terms * S::rows;
