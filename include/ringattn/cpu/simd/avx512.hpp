@@ -98,30 +98,33 @@ template <class Polynomial, int n, class T> RINGATTN_INLINE void exp2(Vec<T> (&x
 
 namespace detail {
 
-RINGATTN_INLINE __m512i load_halves(void const* p) {
-  return _mm512_maskz_cvtepu16_epi32(__mmask16(-1), _mm256_loadu_si256(static_cast<__m256i const*>(p)));
-}
-RINGATTN_INLINE void store_halves(__m512i x, void* p) {
-  _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_maskz_cvtepi32_epi16(__mmask16(-1), x));
-}
-template <int n> RINGATTN_INLINE __m512i shift_left(__m512i x) { return _mm512_maskz_slli_epi32(__mmask16(-1), x, n); }
-template <int n> RINGATTN_INLINE __m512i shift_right(__m512i x) { return _mm512_maskz_srli_epi32(__mmask16(-1), x, n); }
+/// 32-bit integers; a struct, for the bare type as a result warns where AVX-512 is off.
+struct Words {
+  __m512i v;
+
+  RINGATTN_INLINE static Words of_halves(void const* p) {
+    return {_mm512_maskz_cvtepu16_epi32(__mmask16(-1), _mm256_loadu_si256(static_cast<__m256i const*>(p)))};
+  }
+  RINGATTN_INLINE void store_halves(void* p) const {
+    _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_maskz_cvtepi32_epi16(__mmask16(-1), v));
+  }
+  RINGATTN_INLINE Words up() const { return {_mm512_maskz_slli_epi32(__mmask16(-1), v, 16)}; }
+  RINGATTN_INLINE Words down() const { return {_mm512_maskz_srli_epi32(__mmask16(-1), v, 16)}; }
+};
 
 }  // namespace detail
 
-RINGATTN_INLINE F32 widen(BFloat16 const* p) {
-  return {_mm512_castsi512_ps(detail::shift_left<16>(detail::load_halves(p)))};
-}
+RINGATTN_INLINE F32 widen(BFloat16 const* p) { return {_mm512_castsi512_ps(detail::Words::of_halves(p).up().v)}; }
 RINGATTN_INLINE F32 widen(Float16 const* p) {
   return {_mm512_maskz_cvtph_ps(__mmask16(-1), _mm256_loadu_si256(reinterpret_cast<__m256i const*>(p)))};
 }
 RINGATTN_INLINE void narrow(F32 x, BFloat16* to) {
-  __m512i const bits = _mm512_castps_si512(x.v), high = detail::shift_right<16>(bits);
-  __m512i const odd = _mm512_and_si512(high, _mm512_set1_epi32(1));
-  __m512i const up = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
-  __m512i const quiet = _mm512_or_si512(high, _mm512_set1_epi32(0x40));
+  detail::Words const bits{_mm512_castps_si512(x.v)}, high = bits.down();
+  __m512i const odd = _mm512_and_si512(high.v, _mm512_set1_epi32(1));
+  detail::Words const rounded{_mm512_add_epi32(_mm512_add_epi32(bits.v, _mm512_set1_epi32(0x7fff)), odd)};
+  __m512i const quiet = _mm512_or_si512(high.v, _mm512_set1_epi32(0x40));
   __mmask16 const nan = _mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q);
-  detail::store_halves(_mm512_mask_mov_epi32(detail::shift_right<16>(up), nan, quiet), to);
+  detail::Words{_mm512_mask_mov_epi32(rounded.down().v, nan, quiet)}.store_halves(to);
 }
 RINGATTN_INLINE void narrow(F32 x, Float16* to) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
@@ -138,7 +141,7 @@ struct Pairs {
   RINGATTN_INLINE static Pairs load(BFloat16Pair const* p) { return {_mm512_loadu_si512(p)}; }
   /// Number i of both in lane i.
   RINGATTN_INLINE static Pairs interleave(BFloat16 const* first, BFloat16 const* second) {
-    return {_mm512_or_si512(detail::load_halves(first), detail::shift_left<16>(detail::load_halves(second)))};
+    return {_mm512_or_si512(detail::Words::of_halves(first).v, detail::Words::of_halves(second).up().v)};
   }
   RINGATTN_INLINE static Pairs broadcast(BFloat16Pair x) { return {_mm512_set1_epi32(int(x.bits))}; }
   RINGATTN_INLINE void store(BFloat16Pair* p) const { _mm512_storeu_si512(p, v); }
