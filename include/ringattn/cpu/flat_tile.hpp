@@ -107,30 +107,25 @@ template <int rows, int vectors, class T, class A>
   });
 }
 
-/// flat_scores of `rows` <= most rows, rounded up to a power of two.
+/// flat_scores of `rows` <= most rows, rounded up to 2, 4, 8, ...: memory, not arithmetic, bounds fewer.
 template <int most, class T, class A>
 void some_flat_scores(int rows, T const* queries, DenseRows<T> keys, std::int64_t n, int terms, A* scores) {
-  if constexpr (most > 1)
+  if constexpr (most > 2)
     if (2 * rows <= most) return some_flat_scores<most / 2>(rows, queries, keys, n, terms, scores);
   flat_scores<most>(queries, keys, n, terms, scores);
 }
 
-/// flat_values of `columns` columns, from c on, as many at a time as there are registers for.
-template <int rows, int vectors, class T, class A>
-void flat_columns(T const* weights, DenseRows<T> values, std::int64_t n, std::int64_t c, std::int64_t columns,
-                  A* const* out, A const* alpha) {
-  for (; c + vectors * vector_lanes<A> <= columns; c += vectors * vector_lanes<A>)
-    flat_values<rows, vectors>(weights, values, n, c, out, alpha);
-  if constexpr (vectors > 1) flat_columns<rows, vectors / 2>(weights, values, n, c, columns, out, alpha);
-}
-
-/// All columns, of `rows` <= most rows, rounded up to a power of two: out and alpha have so many.
+/// All columns, of `rows` <= most rows, rounded up in the same way: out and alpha have so many.
 template <int most, class T, class A>
 void some_flat_values(int rows, T const* weights, DenseRows<T> values, std::int64_t n, std::int64_t columns,
                       A* const* out, A const* alpha) {
-  if constexpr (most > 1)
+  if constexpr (most > 2)
     if (2 * rows <= most) return some_flat_values<most / 2>(rows, weights, values, n, columns, out, alpha);
-  flat_columns<most, std::clamp(simd::registers / 2 / most, 1, 8)>(weights, values, n, 0, columns, out, alpha);
+  constexpr int lanes = vector_lanes<A>, vectors = std::clamp(simd::registers / 2 / most, 1, 4);
+  std::int64_t c = 0;
+  for (; c + vectors * lanes <= columns; c += vectors * lanes)
+    flat_values<most, vectors>(weights, values, n, c, out, alpha);
+  for (; c < columns; c += lanes) flat_values<most, 1>(weights, values, n, c, out, alpha);
 }
 
 }  // namespace ringattn::cpu
