@@ -102,8 +102,8 @@ TEST_CASE_TEMPLATE("other rows do not matter", K, C32, C16, C64) {
 // threads at once.
 TEST_CASE_TEMPLATE("few rows against many keys", K, C32, C16, C64, D32, D16) {
   Case<K> all;
-  all.heads = 6;
-  all.kv_heads = 2;
+  all.heads = 3;
+  all.kv_heads = 1;
   all.q_rows = {{1100, 1, 131}};
   all.k_rows = {{0, 1, 1300}, {1300, 2, 300}, {5, 3, 17}};
   if constexpr (std::is_same_v<typename K::Mask, SlidingWindow>) all.mask = {700, 300};
@@ -112,7 +112,7 @@ TEST_CASE_TEMPLATE("few rows against many keys", K, C32, C16, C64, D32, D16) {
   auto const expected = all.run(one);
   check_against_oracle(all, expected);
   CHECK(all.run(one, {1, 1, 1}) == expected);
-  for (int64_t n : {1, 2, 3, 4, 8, 12, 20, 47}) {
+  for (int64_t n : {1, 2, 3, 8, 12, 20, 47}) {
     int64_t const first = 131 - n - n % 5;
     Case<K> part = all;
     part.layout = int(n % 5) % 4;
@@ -120,7 +120,7 @@ TEST_CASE_TEMPLATE("few rows against many keys", K, C32, C16, C64, D32, D16) {
     auto const rows = [&](auto const& x, int64_t width) { return rows_of(x, first, n, all.heads * width); };
     part.in.q = rows(all.in.q, K::head_dim);
     part.in.dout = rows(all.in.dout, K::value_dim);
-    for (int threads : {1, 2, 3, 7}) {
+    for (int threads : {1, 2, 7}) {
       CAPTURE(n);
       CAPTURE(threads);
       Cpu cpu({.threads = threads});
