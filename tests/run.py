@@ -225,9 +225,10 @@ def main():
         stage("formatting", formatting)
         stage("documentation", documentation)
         stage("clang", clang)
-        # clang++ compiles with these in 60 % of g++'s time, and checks more.
+        # clang++ compiles with these in 60 % of g++'s time, and checks more. A null pointer that is followed is the address
+        # sanitizer's to find; checks of each before (and of sizes known when compiling) are a sixth of the time.
         stage("address and undefined behaviour sanitizers", sanitized, "build-asan", "address,undefined", everyday_units,
-              arguments=" -fno-sanitize-recover=all", compiler="clang++")
+              arguments=" -fno-sanitize-recover=all -fno-sanitize=null,vptr,object-size", compiler="clang++")
         stage("thread sanitizer", sanitized, "build-tsan", "thread", everyday_threads, ["-Dblas=disabled"])
         stage("mutations", mutations)
 
