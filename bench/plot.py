@@ -7,8 +7,10 @@
     plot.py timeline ring.jsonl timeline.svg [NAME]   what every rank did, one lane each
     plot.py peers    peers.jsonl peers.svg [REGEX]    ours beside the peers
     plot.py gpu      gpu.json gpu.svg                 TFLOP/s beside PyTorch's back ends, from bench/gpu.sh
+    plot.py training attention.csv loss.svg zeroed.csv  the example's losses, with attention and without
     plot.py compare  a.jsonl b.jsonl [PERCENT]        medians of b over a; exit status 1 beyond PERCENT
 """
+import csv
 import json
 import math
 import re
@@ -269,6 +271,39 @@ def gpu(source, target):
     svg.write(target)
 
 
+def training(source, target, zeroed):
+    def losses(path, column):
+        with open(path, encoding="utf-8", newline="") as file:
+            return [(int(r["step"]), float(r[column])) for r in csv.DictReader(file) if r[column]]
+
+    runs = [("attention", BLUE, source), ("attention zeroed", ORANGE, zeroed)]
+    train, held_out = ([losses(path, f"{what}_bits_per_byte") for _, _, path in runs] for what in ("train", "held_out"))
+    steps = max(x for curve in train for x, _ in curve)
+    high = math.ceil(max(y for curve in train + held_out for _, y in curve))
+    svg = Svg(900, 420, "Training on a ring")
+    left, right, top, bottom = 70, 860, 44, 370
+
+    def place(x, y):
+        return left + x / steps * (right - left), bottom - y / high * (bottom - top)
+
+    for y in range(high + 1):
+        svg.line(left, place(0, y)[1], right, place(0, y)[1])
+        svg.text(left - 8, place(0, y)[1] + 4, str(y), 11, "end", PALE)
+    for i in range(6):
+        svg.text(place(steps * i / 5, 0)[0], bottom + 16, f"{steps * i / 5:.0f}", 11, "middle", PALE)
+    svg.text((left + right) / 2, bottom + 38, "step", 12, "middle")
+    svg.text(24, (top + bottom) / 2, "bits per byte", 12, "middle", turn=-90)
+    for i, (name, colour, _) in enumerate(runs):
+        svg.path([place(*at) for at in train[i]], colour, 0.7)
+        svg.path([place(*at) for at in held_out[i]], colour, 2)
+        for at in held_out[i]:
+            svg.dot(*place(*at), 3, colour, False, f"step {at[0]}: {at[1]:.3f} bits per byte, held out")
+        svg.dot(right - 250, top + 18 + 18 * i, 4, colour, False, "")
+        svg.text(right - 238, top + 22 + 18 * i, f"{name}: {held_out[i][-1][1]:.3f} held out", 12)
+    svg.text(right - 238, top + 22 + 18 * len(runs), "thin: the windows trained on", 11, "start", PALE)
+    svg.write(target)
+
+
 def compare(first, second, percent=None):
     a, b = ({r["name"]: r for r in read(p, "attention")} for p in (first, second))
     beyond = 0
@@ -282,7 +317,8 @@ def compare(first, second, percent=None):
 
 
 if __name__ == "__main__":
-    kinds = {"roofline": roofline, "bars": bars, "timeline": timeline, "peers": peers, "gpu": gpu, "compare": compare}
+    kinds = {"roofline": roofline, "bars": bars, "timeline": timeline, "peers": peers, "gpu": gpu, "training": training,
+             "compare": compare}
     if len(sys.argv) < 4 or sys.argv[1] not in kinds:
         sys.exit(__doc__)
     sys.exit(kinds[sys.argv[1]](*sys.argv[2:]))
