@@ -34,7 +34,7 @@ inline double cpu_time() {
 }
 
 /// Unit variance and nearly normal: the sum of the four 16-bit parts of a hash of (seed, index). Integer arithmetic and
-/// one rounding, so that peers/inputs.py makes the same numbers.
+/// one rounding, so that peers/common.py makes the same numbers.
 inline float input_value(std::uint64_t seed, std::uint64_t index) {
   std::uint64_t z = (seed << 40) + index + 0x9e3779b97f4a7c15u;
   z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;

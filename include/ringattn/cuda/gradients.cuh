@@ -22,42 +22,46 @@ template <class F> __device__ inline int64_t last_of(int64_t last, F f) {
   return -1;
 }
 
-/// A tile of keys meets one tile of queries after the other: head by head, each from its last tile to its first.
+/// A tile of keys meets one tile of queries after the other, from the last to the first, each with every head that
+/// shares the keys.
 ///
 /// All blocks start at the end of the sequence, where under a causal mask everybody has work. So a block is no more
-/// than an addition behind the one before it, whose dQ it adds to.
+/// than an addition behind the one before it, whose dQ it adds to. Head by head it would lose that place again at each
+/// new head, which begins with the block that has most to do.
 struct QueryTile {
   RowTile queries;
   int64_t head, index;  ///< index: of the tile among those of its head
   int64_t before;       ///< the last tile of keys before this one that adds to the same queries, or -1
   bool partial;         ///< are there pairs that do not count: masked, or past the end of a run?
 
-  /// Finds the tile after `last` (null: of `head_`, from its end) that sees tile `tile` of the keys; head = `end` if
-  /// there is none before head `end`. `keys`, `earlier_keys`: the rows of that tile and, if there is one, of the tile
-  /// before it. All lanes of a warp call it, for which the others wait.
+  /// Finds the one after `last` (null: the first) for tile `tile` of the keys and heads first_head .. end - 1; head =
+  /// `end` if there is none. `keys`, `earlier_keys`: the rows of that tile and, if there is one, of the tile before it.
+  /// All lanes of a warp call it, for which the others wait.
   template <class Mask>
   __device__ void find(RunTable const& q, RunTable const& k, Mask const& mask, int64_t tile, Rows const& keys,
-                       Rows const& earlier_keys, int64_t head_, QueryTile const* last, int64_t end) {
-    // Nearly always it is the next tile of the head, and the tile of keys before this one sees it, too.
-    if (last && last->head < end && last->index > 0) {
+                       Rows const& earlier_keys, int64_t first_head, int64_t end, QueryTile const* last) {
+    if (last && last->head + 1 < end) {
+      if (ptx::lane() == 0) *this = *last, ++head;
+      return;
+    }
+    // Nearly always it is the tile next to the last, and the tile of keys before this one sees it, too.
+    if (last && last->index > 0) {
       int64_t const i = last->index - 1;
       RowTile const at = q.previous(last->queries, i);
       Coverage const c = mask.coverage(at.rows, keys);
       if (c != Coverage::none && (tile == 0 || mask.coverage(at.rows, earlier_keys) != Coverage::none))
-        return set(q, k, keys, c, at, last->head, i, tile - 1);
+        return set(q, k, keys, c, at, first_head, i, tile - 1);
     }
-    auto const sees = [&](int64_t i) { return mask.coverage(q.tile(i).rows, keys) != Coverage::none; };
-    int64_t h = last ? last->head : head_, i = h < end ? last_of((last ? last->index : q.tiles()) - 1, sees) : -1;
-    while (i < 0 && h < end)
-      if (++h < end) i = last_of(q.tiles() - 1, sees);
-    if (h == end) {
+    int64_t const i = last_of((last ? last->index : q.tiles()) - 1,
+                              [&](int64_t j) { return mask.coverage(q.tile(j).rows, keys) != Coverage::none; });
+    if (i < 0) {
       if (ptx::lane() == 0) head = end, index = 0;
       return;
     }
     RowTile const at = q.tile(i);
     int64_t const earlier =
         last_of(tile - 1, [&](int64_t j) { return mask.coverage(at.rows, k.tile(j).rows) != Coverage::none; });
-    set(q, k, keys, mask.coverage(at.rows, keys), at, h, i, earlier);
+    set(q, k, keys, mask.coverage(at.rows, keys), at, first_head, i, earlier);
   }
 
  private:

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Backward attention for sm_80 and up, one kernel per step: dK and dV stay in registers, dQ is added to in memory.
 //
-// A block has one tile of keys and values of one head and walks the tiles of queries, of all heads of its group, that
-// see it (Dao 2023, algorithm 2): P and dS are computed once and used for all three gradients. Sums of dQ lie in the
+// A block has one tile of keys and values of one head and walks the tiles of queries that see it, with all heads of its
+// group (Dao 2023, algorithm 2): P and dS are computed once and used for all three gradients. Sums of dQ lie in the
 // workspace in fp32, as the registers hold them. Tiles of keys add to them in local order: each waits until the one
 // before it is through with these queries. That makes the result the same at every run, and for every division of the
 // keys into steps. Nobody waits for a block that has not started, since blocks take their tiles by tickets. With
@@ -52,7 +52,7 @@ RINGATTN_HIDDEN __global__ __launch_bounds__(BackwardSizes<K, arch>::threads,
   auto const find = [&](QueryTile& next, QueryTile const* last) {
     if (warp() == 0)
       next.find(*block.q_runs, *block.k_runs, p.mask, block.tile, block.k.rows, block.earlier,
-                block.end - p.heads / p.kv_heads, last, block.end);
+                block.end - p.heads / p.kv_heads, block.end, last);
   };
   find(block.met[0], nullptr);
   __syncthreads();
