@@ -220,7 +220,7 @@ def peers(source, target, only=""):
             if r.get("ours") and r.get("peer_gflops") and re.search(only, r["name"])]
     if not rows:
         sys.exit("no peers lines in " + source)
-    svg = Svg(990, 110 + 32 * len(rows), "GFLOP/s, interleaved in one run")
+    svg = Svg(990, 110 + 32 * len(rows), "GFLOP/s, ours beside the peer in one run")
     left, right, top = 400, 860, 60
     high = max(max(r["ours"]["median"], r["peer_gflops"]["median"]) for r in rows) * 1.05
     svg.rect(left, 36, 12, 12, BLUE)
