@@ -34,7 +34,7 @@ template <class K> struct Sizes {
   static constexpr int vectors = tile_vectors(tile.q, vector);  ///< of a register tile with query rows as lanes
   static constexpr int lanes = vectors * vector;                ///< query rows of such a tile: a lane block
   static constexpr int rows = tile_rows;                        ///< of a register tile
-  static constexpr int column_vectors = 2;                      ///< of a register tile with dimensions as lanes
+  static constexpr int column_vectors = simd::column_vectors;   ///< of a register tile with dimensions as lanes
   static constexpr int columns = column_vectors * vector;
   static constexpr int q = int(round_up(tile.q, lanes));
   static constexpr int lane_blocks = q / lanes;

@@ -14,7 +14,7 @@
 namespace ringattn::inline RINGATTN_ABI::simd::inline avx2 {
 
 inline constexpr char const* name = "AVX2";
-inline constexpr int vector_bytes = 32, tile_rows = 4, tile_vectors = 3, registers = 16;
+inline constexpr int vector_bytes = 32, tile_rows = 4, tile_vectors = 3, column_vectors = 3, registers = 16;
 inline constexpr bool has_pairs = false;
 struct Pairs;
 

@@ -15,7 +15,7 @@
 namespace ringattn::inline RINGATTN_ABI::simd::inline avx512 {
 
 inline constexpr char const* name = "AVX-512";
-inline constexpr int vector_bytes = 64, tile_rows = 8, tile_vectors = 3, registers = 32;
+inline constexpr int vector_bytes = 64, tile_rows = 8, tile_vectors = 3, column_vectors = 2, registers = 32;
 
 template <class T> struct Vec;
 

@@ -12,7 +12,7 @@
 namespace ringattn::inline RINGATTN_ABI::simd::inline portable {
 
 inline constexpr char const* name = "portable";
-inline constexpr int vector_bytes = 16, tile_rows = 4, tile_vectors = 2, registers = 16;
+inline constexpr int vector_bytes = 16, tile_rows = 4, tile_vectors = 2, column_vectors = 2, registers = 16;
 inline constexpr bool has_pairs = false;
 struct Pairs;
 
