@@ -31,8 +31,8 @@ template <int n, class F> RINGATTN_INLINE void unroll(F&& f) {
   (std::make_integer_sequence<int, n>{});
 }
 
-/// The same; sets may overload it so that compilers keep a factor of several products in a register.
-template <class V> RINGATTN_INLINE V in_register(V x) { return x; }
+/// Nothing; sets may overload it so that compilers keep a factor of several products in a register.
+template <class V> RINGATTN_INLINE void keep(V&) {}
 
 /// Numbers of 16 bits to a vector and back, with the bits of the conversions one by one; sets may overload these.
 template <class E> RINGATTN_INLINE Vec<float> widen(E const* p) {
