@@ -64,10 +64,14 @@ def run_ours(program, *arguments):
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
-def write(rows, json_path, table_path):
+def append(row, json_path):
+    """As soon as it is measured, so that a run that is ended keeps what it has."""
     if json_path:
         with open(json_path, "a", encoding="utf-8") as out:
-            out.writelines(json.dumps(r) + "\n" for r in rows)
+            out.write(json.dumps(row) + "\n")
+
+
+def table(rows, table_path):
     lines = ["| case | peer | ringattn GFLOP/s | peer GFLOP/s | ratio | ratio min..max | error ours (max/rms) | error peer |",
              "|---|---|---|---|---|---|---|---|"]
     for r in rows:

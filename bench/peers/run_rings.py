@@ -194,7 +194,8 @@ def main():
                         row["failed"] = f"{type(e).__name__}: {e}"[:200]
                         print(f"{name:38} {peer:42} {row['failed']}", flush=True)
                     rows.append(row)
-    common.write(rows, a.json, a.table)
+                    common.append(row, a.json)
+    common.table(rows, a.table)
 
 
 def importable(module):

@@ -142,7 +142,8 @@ def main():
             row["failed"] = f"{type(e).__name__}: {e}".splitlines()[0][:160]
             print(f'{row["name"]:44} {row["failed"]}', flush=True)
         rows.append(row)
-    common.write(rows, a.json, a.table)
+        common.append(row, a.json)
+    common.table(rows, a.table)
 
 
 if __name__ == "__main__":
