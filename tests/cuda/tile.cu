@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Shared tiles and tensor-core operands against plain loops, on small integers, which every precision multiplies
 // exactly.
-#include <ringattn/cuda/tile.cuh>
+#include <ringattn/cuda/product.cuh>
 
 #include "../emulator/check.cuh"
 

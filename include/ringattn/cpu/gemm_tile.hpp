@@ -59,7 +59,10 @@ template <Into into, int vectors, int a_row, int a_step, class T, class A>
     std::int64_t const steps = close && s + 1 == stretch.count ? n - closing : n;
     for (std::int64_t k = 0; k < steps; ++k, x += a_step, y += lanes) {
       Factor<T> row[vectors];
-      unroll<vectors>([&](auto j) { row[j] = Factor<T>::load(y + j * lane), simd::keep(row[j]); });
+      unroll<vectors>([&](auto j) {
+        row[j] = Factor<T>::load(y + j * lane);
+        simd::keep(row[j]);
+      });
       unroll<rows>([&](auto i) {
         Factor<T> const f = Factor<T>::broadcast(x[i * a_row]);
         unroll<vectors>([&](auto j) { p[i][j] = fma(f, row[j], p[i][j]); });

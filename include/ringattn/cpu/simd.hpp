@@ -5,7 +5,8 @@
 //                             where_equal, and exp2 of several vectors at once; widen, narrow: 16-bit numbers
 //   Pairs                     two bfloat16 in each 32-bit lane; fma(Pairs, Pairs, Vec<float>) adds both products
 //   tile_rows, tile_vectors   the register tile: that many rows of that many vectors are accumulated in registers
-//   column_vectors            the vectors of such a tile whose lanes are dimensions, which are powers of 2 more often
+//   column_vectors            vectors of a register tile whose lanes are dimensions rather than query rows
+//   keep                      asks the compiler to leave a loaded factor in its register
 //   registers                 how many vectors there are registers for
 //   required_features         what the CPU must have, for a check when the program runs
 //

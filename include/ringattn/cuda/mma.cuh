@@ -4,7 +4,7 @@
 // `a`, `b` make fragments of words as they lie in memory. `of_sums` makes the A fragment of an accumulator, so that one
 // product's result is the next one's left factor without leaving the registers. For 32-bit elements it takes the
 // depth in pairs: slot t is column 2t, slot t + 4 column 2t + 1. What it is multiplied with must be loaded in the same
-// order (tile.cuh: ColumnsAsA, ColumnsAsB do so).
+// order (product.cuh: ColumnsAsA, ColumnsAsB do so).
 #pragma once
 
 #include "../policy/precision.hpp"
@@ -120,7 +120,8 @@ template <> struct Mma<Tf32> : detail::Mma32 {
 /// 3xTF32: x = high + low, both tf32, and a b = high high + high low + low high, to 2^-21 of |a| |b|.
 ///
 /// An infinite factor makes the small products NaN (0 * inf) where the product is infinite. `multiply` with `low` keeps
-/// them apart, so that the caller can leave them out (tile.cuh: multiply_scores); the other one is for finite factors.
+/// them apart, so that the caller can leave them out (product.cuh: multiply_scores); the other one is for finite
+/// factors.
 template <> struct Mma<Fp32> : detail::Mma32 {
   static constexpr bool split = true;
   struct A {

@@ -5,8 +5,8 @@
 #pragma once
 
 #include "../softmax.hpp"
+#include "product.cuh"
 #include "runs.cuh"
-#include "tile.cuh"
 
 namespace ringattn::inline RINGATTN_ABI::cuda {
 
