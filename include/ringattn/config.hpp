@@ -17,10 +17,14 @@
 #define RINGATTN_HD
 #endif
 
+/// Before a function, and after the parameters of a lambda: inlined before anything else is optimized. A lambda that
+/// is inlined late leaves the arrays it refers to in memory, and a kernel's sums with them (GCC 12).
 #if defined(__GNUC__) || defined(__clang__)
-#define RINGATTN_INLINE inline __attribute__((always_inline))
+#define RINGATTN_INLINED __attribute__((always_inline))
+#define RINGATTN_INLINE inline RINGATTN_INLINED
 #define RINGATTN_RESTRICT __restrict__
 #else
+#define RINGATTN_INLINED
 #define RINGATTN_INLINE inline
 #define RINGATTN_RESTRICT
 #endif

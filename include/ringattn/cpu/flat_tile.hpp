@@ -44,7 +44,7 @@ template <int rows, class T, class A>
 [[gnu::noinline]] void flat_scores(T const* queries, DenseRows<T> keys, std::int64_t n, int terms, A* scores) {
   constexpr int lanes = vector_lanes<A>;
   Vec<A> sum[rows];
-  unroll<rows>([&](auto r) { sum[r] = Vec<A>::zero(); });
+  unroll<rows>([&](auto r) RINGATTN_INLINED { sum[r] = Vec<A>::zero(); });
   for (int t = 0; t < terms; t += lanes, queries += lanes * lanes) {
     Vec<A> x[lanes];
     for (int i = 0; i < lanes; ++i) {
@@ -53,13 +53,14 @@ template <int rows, class T, class A>
       keys.fetch(key, from, lanes * terms_of<T>);
     }
     simd::transpose(x);
-    unroll<lanes>([&](auto k) {
+    unroll<lanes>([&](auto k) RINGATTN_INLINED {
       Factor<T> const key = __builtin_bit_cast(Factor<T>, x[k]);
-      unroll<rows>([&](auto r) { sum[r] = fma(Factor<T>::broadcast(queries[k * lanes + r]), key, sum[r]); });
+      T const* const query = queries + k * lanes;
+      unroll<rows>([&](auto r) RINGATTN_INLINED { sum[r] = fma(Factor<T>::broadcast(query[r]), key, sum[r]); });
     });
   }
   Vec<A> s[lanes];
-  unroll<lanes>([&](auto r) {
+  unroll<lanes>([&](auto r) RINGATTN_INLINED {
     if constexpr (r < rows)
       s[r] = sum[r];
     else
@@ -77,15 +78,15 @@ template <int rows, int vectors, class T, class A>
   using N = Number<T>;
   constexpr int lanes = vector_lanes<A>;
   Vec<A> sum[rows][vectors];
-  unroll<rows>([&](auto r) { unroll<vectors>([&](auto j) { sum[r][j] = Vec<A>::zero(); }); });
-  auto const add = [&](N const* first, [[maybe_unused]] N const* second) {
-    unroll<vectors>([&](auto j) {
+  unroll<rows * vectors>([&](auto i) RINGATTN_INLINED { sum[i / vectors][i % vectors] = Vec<A>::zero(); });
+  auto const add = [&](N const* first, [[maybe_unused]] N const* second) RINGATTN_INLINED {
+    unroll<vectors>([&](auto j) RINGATTN_INLINED {
       Factor<T> v;
       if constexpr (terms_of<T> == 1)
         v = Factor<T>::load(first + j * lanes);
       else
         v = Factor<T>::interleave(first + j * lanes, second + j * lanes);
-      unroll<rows>([&](auto r) { sum[r][j] = fma(Factor<T>::broadcast(weights[r]), v, sum[r][j]); });
+      unroll<rows>([&](auto r) RINGATTN_INLINED { sum[r][j] = fma(Factor<T>::broadcast(weights[r]), v, sum[r][j]); });
     });
     weights += lanes;
   };
@@ -98,8 +99,8 @@ template <int rows, int vectors, class T, class A>
     static constexpr N nothing[vectors * lanes]{};
     add(values.at(k) + c, nothing);
   }
-  unroll<rows>([&](auto r) {
-    unroll<vectors>([&](auto j) {
+  unroll<rows>([&](auto r) RINGATTN_INLINED {
+    unroll<vectors>([&](auto j) RINGATTN_INLINED {
       A* const to = out[r] + c + j * lanes;
       Vec<A> const before = Vec<A>::load(to);
       (alpha ? fma(before, Vec<A>::broadcast(alpha[r]), sum[r][j]) : before + sum[r][j]).store(to);

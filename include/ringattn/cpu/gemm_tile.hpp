@@ -51,7 +51,7 @@ template <Into into, int vectors, int a_row, int a_step, class T, class A>
                                     [[maybe_unused]] A const* alpha = nullptr, Stretch stretch = {}) {
   constexpr int rows = tile_rows, lane = vector_lanes<A>, lanes = vectors * lane, closing = closing_steps<vectors>;
   Vec<A> p[rows][vectors];  // in registers
-  unroll<rows>([&](auto i) { unroll<vectors>([&](auto j) { p[i][j] = Vec<A>::zero(); }); });
+  unroll<rows * vectors>([&](auto i) RINGATTN_INLINED { p[i / vectors][i % vectors] = Vec<A>::zero(); });
   bool const close = n >= closing;
   T const *x = a, *y = b;
   for (std::int64_t s = 0; s < stretch.count; ++s, a += stretch.a, b += stretch.b) {
@@ -59,18 +59,15 @@ template <Into into, int vectors, int a_row, int a_step, class T, class A>
     std::int64_t const steps = close && s + 1 == stretch.count ? n - closing : n;
     for (std::int64_t k = 0; k < steps; ++k, x += a_step, y += lanes) {
       Factor<T> row[vectors];
-      unroll<vectors>([&](auto j) {
-        row[j] = Factor<T>::load(y + j * lane);
-        simd::keep(row[j]);
-      });
-      unroll<rows>([&](auto i) {
+      unroll<vectors>([&](auto j) RINGATTN_INLINED { row[j] = simd::kept(Factor<T>::load(y + j * lane)); });
+      unroll<rows>([&](auto i) RINGATTN_INLINED {
         Factor<T> const f = Factor<T>::broadcast(x[i * a_row]);
-        unroll<vectors>([&](auto j) { p[i][j] = fma(f, row[j], p[i][j]); });
+        unroll<vectors>([&](auto j) RINGATTN_INLINED { p[i][j] = fma(f, row[j], p[i][j]); });
       });
     }
   }
-  auto const put = [&](auto i) {
-    unroll<vectors>([&](auto j) {
+  auto const put = [&](auto i) RINGATTN_INLINED {
+    unroll<vectors>([&](auto j) RINGATTN_INLINED {
       A* const to = c + i * c_row + j * lane;
       if constexpr (into == Into::replace) p[i][j].store(to);
       if constexpr (into == Into::add) (Vec<A>::load(to) + p[i][j]).store(to);
@@ -79,12 +76,13 @@ template <Into into, int vectors, int a_row, int a_step, class T, class A>
   };
   if (!close) return unroll<rows>(put);
   Factor<T> row[closing][vectors];
-  unroll<closing>(
-      [&](auto k) { unroll<vectors>([&](auto j) { row[k][j] = Factor<T>::load(y + k * lanes + j * lane); }); });
-  unroll<rows>([&](auto i) {
-    unroll<closing>([&](auto k) {
+  unroll<closing>([&](auto k) RINGATTN_INLINED {
+    unroll<vectors>([&](auto j) RINGATTN_INLINED { row[k][j] = Factor<T>::load(y + k * lanes + j * lane); });
+  });
+  unroll<rows>([&](auto i) RINGATTN_INLINED {
+    unroll<closing>([&](auto k) RINGATTN_INLINED {
       Factor<T> const f = Factor<T>::broadcast(x[i * a_row + k * a_step]);
-      unroll<vectors>([&](auto j) { p[i][j] = fma(f, row[k][j], p[i][j]); });
+      unroll<vectors>([&](auto j) RINGATTN_INLINED { p[i][j] = fma(f, row[k][j], p[i][j]); });
     });
     put(i);
   });

@@ -6,7 +6,7 @@
 //   Pairs                     two bfloat16 in each 32-bit lane; fma(Pairs, Pairs, Vec<float>) adds both products
 //   tile_rows, tile_vectors   the register tile: that many rows of that many vectors are accumulated in registers
 //   column_vectors            vectors of a register tile whose lanes are dimensions rather than query rows
-//   keep                      asks the compiler to leave a loaded factor in its register
+//   kept                      asks the compiler to leave a loaded factor in its register
 //   registers                 how many vectors there are registers for
 //   required_features         what the CPU must have, for a check when the program runs
 //
@@ -26,14 +26,12 @@ namespace ringattn::inline RINGATTN_ABI::simd {
 
 /// f(integral_constant 0), ..., f(integral_constant n - 1), written out: arrays indexed by constants stay in registers.
 template <int n, class F> RINGATTN_INLINE void unroll(F&& f) {
-  [&]<int... i>(std::integer_sequence<int, i...>) __attribute__((always_inline)) {
-    (f(std::integral_constant<int, i>{}), ...);
-  }
+  [&]<int... i>(std::integer_sequence<int, i...>) RINGATTN_INLINED { (f(std::integral_constant<int, i>{}), ...); }
   (std::make_integer_sequence<int, n>{});
 }
 
-/// Nothing; sets may overload it so that compilers keep a factor of several products in a register.
-template <class V> RINGATTN_INLINE void keep(V&) {}
+/// The same; sets may overload it so that compilers keep a factor of several products in a register.
+template <class V> RINGATTN_INLINE V kept(V x) { return x; }
 
 /// Numbers of 16 bits to a vector and back, with the bits of the conversions one by one; sets may overload these.
 template <class E> RINGATTN_INLINE Vec<float> widen(E const* p) {
@@ -56,9 +54,9 @@ template <class T> RINGATTN_INLINE void transpose(Vec<T> (&x)[Vec<T>::lanes]) {
   for (int i = 0; i < n; ++i) x[i] = Vec<T>::make([&](int j) { return rows[j][i]; });
 #else
   // Blocks of 1, 2, 4, ... lanes off the diagonal change places, each time in pairs of vectors.
-  auto const exchange = [&](auto h) __attribute__((always_inline)) {
-    unroll<n>([&](auto i) __attribute__((always_inline)) {
-      if constexpr ((i & h) == 0) [&]<int... j>(std::integer_sequence<int, j...>) __attribute__((always_inline)) {
+  auto const exchange = [&](auto h) RINGATTN_INLINED {
+    unroll<n>([&](auto i) RINGATTN_INLINED {
+      if constexpr ((i & h) == 0) [&]<int... j>(std::integer_sequence<int, j...>) RINGATTN_INLINED {
           auto const a = x[i].v, b = x[i + h].v;
           x[i].v = __builtin_shufflevector(a, b, (j & h ? n + j - h : j)...);
           x[i + h].v = __builtin_shufflevector(a, b, (j & h ? n + j : j + h)...);

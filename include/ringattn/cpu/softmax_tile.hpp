@@ -57,7 +57,7 @@ template <int vectors, class T, class A>
       top[j].store(max + j * lane);
     }
   }
-  auto const weigh = [&](int64_t k, auto rows) __attribute__((always_inline)) {
+  auto const weigh = [&](int64_t k, auto rows) RINGATTN_INLINED {
     constexpr int count = rows * vectors;
     V p[count];
     for (int i = 0; i < count; ++i) p[i] = simd::fms(V::load(s + k * lanes + i * lane), factor, shift[i % vectors]);

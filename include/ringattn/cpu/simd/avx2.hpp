@@ -51,10 +51,16 @@ template <> struct Vec<double> {
 using F32 = Vec<float>;
 using F64 = Vec<double>;
 
-/// Of a factor that was loaded: it stays in its register. Where all registers are in use, GCC takes it from memory for
+/// A factor that was loaded stays in its register. Where all registers are in use, GCC takes it from memory for
 /// each product anew: 16 loads for 12 products of a tile rather than 7, and a core has two loads a cycle.
-RINGATTN_INLINE void keep(F32& x) { asm("" : "+x"(x.v)); }
-RINGATTN_INLINE void keep(F64& x) { asm("" : "+x"(x.v)); }
+RINGATTN_INLINE F32 kept(F32 x) {
+  asm("" : "+x"(x.v));
+  return x;
+}
+RINGATTN_INLINE F64 kept(F64 x) {
+  asm("" : "+x"(x.v));
+  return x;
+}
 
 /// a b + c, rounded once.
 RINGATTN_INLINE F32 fma(F32 a, F32 b, F32 c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
