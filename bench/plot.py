@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Draws the benchmarks' JSON lines as SVG, and compares two runs. Needs Python 3 and nothing else.
+"""Draws the benchmarks' JSON lines as SVG. Needs Python 3 and nothing else.
 
     plot.py roofline attention.jsonl roofline.svg     GFLOP/s against the peak and the memory bandwidth
     plot.py bars     attention.jsonl bars.svg         percent of the peak, median and spread, per case
@@ -8,7 +8,6 @@
     plot.py peers    peers.jsonl peers.svg [REGEX]    ours beside the peers
     plot.py gpu      gpu.json gpu.svg                 TFLOP/s beside PyTorch's back ends, from bench/gpu.sh
     plot.py training attention.csv loss.svg zeroed.csv  the example's losses, with attention and without
-    plot.py compare  a.jsonl b.jsonl [PERCENT]        medians of b over a; exit status 1 beyond PERCENT
 """
 import csv
 import json
@@ -304,21 +303,8 @@ def training(source, target, zeroed):
     svg.write(target)
 
 
-def compare(first, second, percent=None):
-    a, b = ({r["name"]: r for r in read(p, "attention")} for p in (first, second))
-    beyond = 0
-    print(f"{'case':44} {'a':>9} {'b':>9} {'b/a':>7}")
-    for name in (n for n in a if n in b):
-        x, y = (s[name]["percent"]["median"] for s in (a, b))
-        far = percent is not None and y < x * (1 - float(percent) / 100)
-        beyond += far
-        print(f"{name:44} {x:9.1f} {y:9.1f} {y / x:7.3f}{'  BEYOND' if far else ''}")
-    return 1 if beyond else 0
-
-
 if __name__ == "__main__":
-    kinds = {"roofline": roofline, "bars": bars, "timeline": timeline, "peers": peers, "gpu": gpu, "training": training,
-             "compare": compare}
+    kinds = {"roofline": roofline, "bars": bars, "timeline": timeline, "peers": peers, "gpu": gpu, "training": training}
     if len(sys.argv) < 4 or sys.argv[1] not in kinds:
         sys.exit(__doc__)
     sys.exit(kinds[sys.argv[1]](*sys.argv[2:]))

@@ -172,7 +172,8 @@ def need(tool):
 def clang():
     if not need("clang++"):
         return {"skipped": 1}
-    return build_and_test("build-clang", lambda s: everyday(s) and not s & {"meta", "cuda"}, ["-Dbench=false", "-Dexamples=false"],
+    # The sanitizers' stage compiles the broad tests with clang++ and -O1, too.
+    return build_and_test("build-clang", lambda s: everyday(s) and not s & {"meta", "cuda", "broad"}, ["-Dbench=false", "-Dexamples=false"],
                           {"CXX": "clang++", "CC": "clang"}, patience=2)
 
 
