@@ -28,6 +28,8 @@ def main():
 
     listed = subprocess.run([arguments.builds[0], "--list"], capture_output=True, text=True, check=True).stdout
     names = [name for name in (json.loads(line)["name"] for line in listed.splitlines()) if re.search(arguments.only, name)]
+    if not names:
+        parser.error(f"no case matches {arguments.only}")
     beyond, all_ratios = 0, [[] for _ in arguments.builds]
     for name in names:
         rounds = [[measured(build, name) for build in arguments.builds] for _ in range(arguments.rounds)]

@@ -42,15 +42,15 @@ template <class K> class Backward {
   }
   /// Before the units of a step.
   void start() const {
-    for (int64_t i = 0; i < units(); ++i) new (&tiles_done(0, i)) std::atomic<int64_t>(0);
+    for (int64_t i = 0; i < units(); ++i) new (&tiles_done(i)) std::atomic<int64_t>(0);
   }
 
-  /// One chunk against all keys of the step. Units must be started in order: each waits for the chunk before its own.
+  /// One chunk against all keys of the step. Units must be started in order: each waits for its head's chunk before.
   /// The first chunks of all heads come first, then their second ones: threads wait only where they outnumber heads.
   void unit(int64_t index, int worker, StepControl& control) const {
     int64_t const heads = count_.batch * count_.kv_heads;
-    int64_t const pair = index % heads, chunk = index / heads, b = pair / count_.kv_heads, g = pair % count_.kv_heads;
-    int64_t const begin = chunk * layout_.chunk;
+    int64_t const b = index % heads / count_.kv_heads, g = index % count_.kv_heads;
+    int64_t const begin = index / heads * layout_.chunk;
     int64_t const n = std::min(layout_.chunk, count_.of_group() - begin);
     bool const is_first = begin == 0, is_last = begin + n == count_.of_group();
     Scratch const mine(step_.state + layout_.scratch + size_t(worker) * layout_.scratch_bytes, layout_);
@@ -79,13 +79,13 @@ template <class K> class Backward {
       }
       add_joint(mine, joint, int(k.count));
       // The chunk before this one has added its share of the tile.
-      auto const added = [&] { return is_first || tiles_done(pair, chunk - 1).load(std::memory_order_acquire) > tile; };
+      auto const added = [&] { return is_first || tiles_done(index - heads).load(std::memory_order_acquire) > tile; };
       if (!control.wait_until(added)) return false;
       if (packed || is_first) {
         add<S::head, S::head_columns>(step_.dk, mine.dk, step_.scale, b, g, first, k.count, packed, is_first);
         add<S::value, S::value_columns>(step_.dv, mine.dv, A(1), b, g, first, k.count, packed, is_first);
       }
-      if (!is_last) tiles_done(pair, chunk).store(tile + 1, std::memory_order_release);
+      if (!is_last) tiles_done(index).store(tile + 1, std::memory_order_release);
       return true;
     });
     control.count_pairs(pairs);
@@ -146,9 +146,9 @@ template <class K> class Backward {
   template <class X> static X* at(std::byte* base, size_t offset) { return reinterpret_cast<X*>(base + offset); }
   A* dq(int64_t panel) const { return at<A>(step_.state, layout_.dq) + panel * S::head_rows * S::q; }
   A* delta(int64_t panel) const { return at<A>(step_.state, layout_.delta) + panel * S::q; }
-  /// How many key tiles a chunk of a (batch, key/value head) has added to dK|dV.
-  std::atomic<int64_t>& tiles_done(int64_t pair, int64_t chunk) const {
-    return at<std::atomic<int64_t>>(step_.state, layout_.progress)[pair * layout_.chunks + chunk];
+  /// How many key tiles a unit has added to dK|dV.
+  std::atomic<int64_t>& tiles_done(int64_t unit) const {
+    return at<std::atomic<int64_t>>(step_.state, layout_.progress)[unit];
   }
   Panel panel_of(int64_t b, int64_t g, int64_t i) const {
     int64_t const t = i / count_.group(), h = g * count_.group() + i % count_.group();

@@ -65,7 +65,7 @@ def main():
     for name, (flags, rows, products) in SETS.items():
         for level in ("-O2", "-O3"):
             command = [sys.argv[1], "-std=c++20", level, *flags, "-I", INCLUDE, "-S", "-o", "-", HERE / "products.cpp"]
-            assembly = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            assembly = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
             wrong = complaints(assembly, rows, products)
             print(f"{name} {level}: {'ok' if not wrong else ''}", *wrong, sep="\n  " if wrong else "", flush=True)
             failed += bool(wrong)
