@@ -17,6 +17,15 @@
 #define RINGATTN_HD
 #endif
 
+/// Does the compiler's target have matrix registers that multiply bfloat16, and the vectors that go with them?
+#if defined(__linux__) && defined(__x86_64__) && !defined(__CUDACC__) && defined(__AVX512BF16__) &&    \
+    defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__) && \
+    ((defined(__AMX_TILE__) && defined(__AMX_BF16__)) || (defined(__AMXTILE__) && defined(__AMXBF16__)))
+#define RINGATTN_AMX 1
+#else
+#define RINGATTN_AMX 0
+#endif
+
 /// Before a function, and after the parameters of a lambda: inlined before anything else is optimized. A lambda that
 /// is inlined late leaves the arrays it refers to in memory, and a kernel's sums with them (GCC 12).
 #if defined(__GNUC__) || defined(__clang__)

@@ -56,6 +56,7 @@ template <class K> class Forward {
     int64_t const b = pair / count_.kv_heads, g = pair % count_.kv_heads;
     int64_t const begin = chunk % per_pair * chunk_, n = std::min(chunk_, count_.of_group() - begin);
     Scratch const mine(step_.state + layout_.scratch + size_t(worker) * layout_.scratch_bytes, layout_);
+    [[maybe_unused]] typename S::Register::Scope const registers{};
     Panel panels[ForwardLayout<K>::most_panels];
     for (int64_t p = 0; p < n; ++p) panels[p] = panel_of(b, g, begin + p);
     for (int64_t p = 0, together; p < n; p += together)
@@ -200,8 +201,9 @@ template <class K> class Forward {
     if (!is_flat(panels->rows)) {
       Slab<E const> const from(step_.q, b, panels->first, panels->head);
       for (int64_t w0 = 0; w0 < rows; w0 += S::lanes)
-        pack_lanes<S::head>(from.from(w0), std::min<int64_t>(S::lanes, rows - w0), vectors_for(rows - w0) * S::vector,
-                            scaling_.packed, queries + w0 * S::head_terms);
+        pack_lanes<S::head, S::head_terms>(from.from(w0), std::min<int64_t>(S::lanes, rows - w0),
+                                           vectors_for(rows - w0) * S::vector, scaling_.packed,
+                                           queries + w0 * S::head_terms);
       return;
     }
     std::fill_n(queries, S::flat_terms * S::vector, T{});
@@ -231,7 +233,7 @@ template <class K> class Forward {
                                            std::min<int64_t>(S::keys, exist - k.count), n * ceil_div(k.count, S::rows));
       for (int64_t p = 0, together; go && p < n; p += together) {
         together = computed_together(panels + p, n - p);
-        VisibleKeys<S::keys> const see(step_.mask, panels[p].rows, k);
+        VisibleKeys<S::keys, S::rows> const see(step_.mask, panels[p].rows, k);
         if (see.none()) continue;
         for (int64_t i = p; i < p + together; ++i) {
           if (states[i].out) continue;
@@ -253,8 +255,8 @@ template <class K> class Forward {
           attend_flat(panels + p, together, states + p, mine, queries, k, see, dense_keys, dense_values, careful);
         } else {
           if (packed != Packed::tall) {
-            pack_rows<S::head>(keys, k.count, round_up(k.count, S::rows), mine.keys);
-            special = pack_columns<S::value, S::value_rows, S::rows>(values, k.count, S::keys, mine.values);
+            pack_rows<S::head, S::head_terms>(keys, k.count, round_up(k.count, S::rows), mine.keys);
+            special = pack_factors<S::value, S::value_rows>(values, k.count, S::keys, mine.values);
             packed = Packed::tall;
           }
           attend(panels[p], states[p], mine, queries, k, see, special && see.partial(), ahead);
@@ -270,7 +272,7 @@ template <class K> class Forward {
   /// One panel against one key tile. careful: invisible values must not be multiplied.
   template <class Ahead>
   void attend(Panel const& panel, State const& state, Scratch const& mine, T const* queries, Rows k,
-              VisibleKeys<S::keys> const& see, bool careful, Ahead& ahead) const {
+              VisibleKeys<S::keys, S::rows> const& see, bool careful, Ahead& ahead) const {
     int const begin = see.begin(), n = see.end() - begin;
     for (int64_t w0 = 0; w0 < panel.rows.count; w0 += S::lanes) {
       Block const block(&panel, 1, w0);
@@ -291,7 +293,8 @@ template <class K> class Forward {
 
   /// n flat panels of one query tile against one key tile.
   void attend_flat(Panel const* panels, int64_t n, State const* states, Scratch const& mine, T const* queries, Rows k,
-                   VisibleKeys<S::keys> const& see, DenseRows<T> keys, DenseRows<T> values, bool careful) const {
+                   VisibleKeys<S::keys, S::rows> const& see, DenseRows<T> keys, DenseRows<T> values,
+                   bool careful) const {
     int const begin = see.begin(), end = see.end();
     Block const block(panels, n, 0);
     for (int i = begin / S::vector * S::vector; i < end; i += S::vector)
@@ -354,6 +357,9 @@ template <class K> class Forward {
     bool const rescale = narrow_softmax_rows<S::vectors>(block.vectors, mine.scores + begin * lanes, n,
                                                          K::Score::identity ? scaling_.product : A(1), max, sum, alpha,
                                                          mine.weights + begin / S::terms * lanes);
+    if constexpr (S::Register::matrix)  // what is missing of the sums' last steps
+      std::fill(mine.weights + (begin + round_up(n, S::terms)) / S::terms * lanes,
+                mine.weights + (begin + round_up(n, S::rows)) / S::terms * lanes, T{});
     mark_seen(max, block.position, block.rows, k.slice(begin, n));
     if (!careful) return rescale;
     if (!rescale) std::fill_n(alpha, lanes, A(1));
@@ -368,15 +374,17 @@ template <class K> class Forward {
                   A* out, A const* alpha) {
     int const lanes = block.lanes();
     for (int d = 0; d < S::value_rows; d += S::rows) {
-      T const* const v = values + d * S::key_terms + begin / S::terms * S::rows;
+      T const* const v = values + d * S::key_terms + begin / S::terms * S::factor_step;
       A* const to = out + d * lanes;
       if (seen)
-        seen_product<Into::rescale_add, 1, S::rows>(S::rows, lanes, v, weights, n, seen, 0, lanes, 1, to, lanes, alpha);
+        seen_product<Into::rescale_add, S::factor_row, S::factor_step>(S::rows, lanes, v, weights, n, seen, 0, lanes, 1,
+                                                                       to, lanes, alpha);
       else if (alpha)
-        narrow_product<Into::rescale_add, S::vectors, 1, S::rows>(block.vectors, v, weights, ceil_div(n, S::terms), to,
-                                                                  lanes, alpha);
+        narrow_product<Into::rescale_add, S::vectors, S::factor_row, S::factor_step>(
+            block.vectors, v, weights, ceil_div(n, S::terms), to, lanes, alpha);
       else
-        narrow_product<Into::add, S::vectors, 1, S::rows>(block.vectors, v, weights, ceil_div(n, S::terms), to, lanes);
+        narrow_product<Into::add, S::vectors, S::factor_row, S::factor_step>(block.vectors, v, weights,
+                                                                             ceil_div(n, S::terms), to, lanes);
     }
   }
   /// A row of a flat panel: O = alpha O + P V, of the n keys that are seen.

@@ -54,6 +54,7 @@ template <class K> class Backward {
     int64_t const n = std::min(layout_.chunk, count_.of_group() - begin);
     bool const is_first = begin == 0, is_last = begin + n == count_.of_group();
     Scratch const mine(step_.state + layout_.scratch + size_t(worker) * layout_.scratch_bytes, layout_);
+    [[maybe_unused]] typename S::Register::Scope const registers{};
     Panel panels[BackwardLayout<K>::most_panels];
     for (int64_t p = 0; p < n; ++p) pack_panel(mine, p, b, panels[p] = panel_of(b, g, begin + p));
 
@@ -67,7 +68,7 @@ template <class K> class Backward {
                                            n * ceil_div(k.count, S::rows));
       Joint joint;
       for (int64_t p = 0; p < n; ++p) {
-        VisibleKeys<S::keys> const see(step_.mask, panels[p].rows, k);
+        VisibleKeys<S::keys, S::rows> const see(step_.mask, panels[p].rows, k);
         if (see.none()) continue;
         if (!packed) {
           special = pack_keys(mine, keys, values, k.count);
@@ -166,8 +167,10 @@ template <class K> class Backward {
     bool special = false;
     for (int64_t w0 = 0; w0 < n; w0 += S::lanes) {
       int64_t const rows = std::min<int64_t>(S::lanes, n - w0), lane = p * S::q + w0;
-      pack_lanes<S::head>(q.from(w0), rows, S::lanes, scaling_.packed, mine.q_lanes + lane * S::head_terms);
-      pack_lanes<S::value>(dout.from(w0), rows, S::lanes, A(1), mine.dout_lanes + lane * S::value_terms);
+      pack_lanes<S::head, S::head_terms>(q.from(w0), rows, S::lanes, scaling_.packed,
+                                         mine.q_lanes + lane * S::head_terms);
+      pack_lanes<S::value, S::value_terms>(dout.from(w0), rows, S::lanes, A(1),
+                                           mine.dout_lanes + lane * S::value_terms);
       special |= pack_columns<S::head, S::head_columns, S::columns>(q.from(w0), rows, S::lanes,
                                                                     mine.q_columns + lane / S::terms * S::head_columns);
       special |= pack_columns<S::value, S::value_columns, S::columns>(
@@ -182,9 +185,9 @@ template <class K> class Backward {
   }
   bool pack_keys(Scratch const& mine, Slab<E const> k, Slab<E const> v, int64_t n) const {
     int64_t const rows = round_up(n, S::rows);
-    bool const special_k = pack_rows<S::head>(k, n, rows, mine.key_rows);
-    pack_columns<S::head, S::head_rows, S::rows>(k, n, S::keys, mine.key_columns);
-    bool const special_v = pack_rows<S::value>(v, n, rows, mine.value_rows);
+    bool const special_k = pack_rows<S::head, S::head_terms>(k, n, rows, mine.key_rows);
+    pack_factors<S::head, S::head_rows>(k, n, S::keys, mine.key_columns);
+    bool const special_v = pack_rows<S::value, S::value_terms>(v, n, rows, mine.value_rows);
     std::fill_n(mine.dk, S::keys * S::head_columns, A(0));
     std::fill_n(mine.dv, S::keys * S::value_columns, A(0));
     return special_k || special_v;
@@ -206,8 +209,8 @@ template <class K> class Backward {
 
   /// One panel against one key tile: adds to its dQ and to the chunk's dK|dV, the latter now or with `joint`.
   template <class Ahead>
-  void attend(Scratch const& mine, int64_t p, Panel const& panel, Rows k, VisibleKeys<S::keys> const& see, bool special,
-              Joint& joint, Ahead& ahead) const {
+  void attend(Scratch const& mine, int64_t p, Panel const& panel, Rows k, VisibleKeys<S::keys, S::rows> const& see,
+              bool special, Joint& joint, Ahead& ahead) const {
     int const begin = see.begin(), n = see.end() - begin;
     bool const alone = special || see.partial(), careful = special && see.partial();
     for (int64_t w0 = 0; w0 < panel.rows.count; w0 += S::lanes) {
@@ -233,13 +236,14 @@ template <class K> class Backward {
 
       // dQ^T += K^T dS^T
       for (int d = 0; d < S::head_rows; d += S::rows) {
-        T const* const a = mine.key_columns + d * S::key_terms + begin / S::terms * S::rows;
+        T const* const a = mine.key_columns + d * S::key_terms + begin / S::terms * S::factor_step;
         A* const grad = dq(panel.index) + w0 * S::head_rows + d * S::lanes;
         if (careful)
-          seen_product<Into::add, 1, S::rows>(S::rows, S::lanes, a, scores, n, mine.seen, 0, S::lanes, 1, grad,
-                                              S::lanes);
+          seen_product<Into::add, S::factor_row, S::factor_step>(S::rows, S::lanes, a, scores, n, mine.seen, 0,
+                                                                 S::lanes, 1, grad, S::lanes);
         else
-          tile_product<Into::add, S::vectors, 1, S::rows>(a, scores, ceil_div(n, S::terms), grad, S::lanes);
+          tile_product<Into::add, S::vectors, S::factor_row, S::factor_step>(a, scores, ceil_div(n, S::terms), grad,
+                                                                             S::lanes);
       }
       // dV += P^T dO, dK += dS^T Q
       if (!alone) {
@@ -275,7 +279,7 @@ template <class K> class Backward {
                                                                  S::value_terms, scores, S::lanes);
       A const *const lse = mine.lse + lane, *const sums = delta(panel.index) + w0;
       if constexpr (K::Score::identity) {
-        weigh_gradients<S::vectors, T>(weights, scores, scaling_.product, lse, sums);
+        weigh_gradients<S::vectors, T>(S::rows, weights, scores, scaling_.product, lse, sums);
       } else {
         for (int r = 0; r < valid; ++r)
           for (int w = 0; w < S::lanes; ++w) {
@@ -306,8 +310,9 @@ template <class K> class Backward {
           std::fill(weights + r * S::lanes + rows, weights + (r + 1) * S::lanes, A(0));
           std::fill(scores + r * S::lanes + rows, scores + (r + 1) * S::lanes, A(0));
         }
-      round_to_pairs<S::vectors>(weights, mine.weight_pairs + at_key * S::lane_terms, static_cast<T*>(nullptr));
-      round_to_pairs<S::vectors>(scores, mine.score_pairs + at_key * S::lane_terms,
+      round_to_pairs<S::vectors>(S::rows, weights, mine.weight_pairs + at_key * S::lane_terms,
+                                 static_cast<T*>(nullptr));
+      round_to_pairs<S::vectors>(S::rows, scores, mine.score_pairs + at_key * S::lane_terms,
                                  mine.score_row_pairs + i / S::terms * S::lanes);
     }
   }

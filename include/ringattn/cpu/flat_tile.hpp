@@ -108,25 +108,43 @@ template <int rows, int vectors, class T, class A>
   });
 }
 
+/// flat_scores of up to 16 rows in matrix registers.
+template <class T, class A>
+void matrix_flat_scores(T const* queries, DenseRows<T> keys, std::int64_t n, int terms, A* scores);
+/// All columns of flat_values, of `rows` <= 16 rows, in matrix registers.
+template <class T, class A>
+void matrix_flat_values(int rows, T const* weights, DenseRows<T> values, std::int64_t n, std::int64_t columns,
+                        A* const* out, A const* alpha);
+
 /// flat_scores of `rows` <= most rows, rounded up to 2, 4, 8, ...: memory, not arithmetic, bounds fewer.
 template <int most, class T, class A>
 void some_flat_scores(int rows, T const* queries, DenseRows<T> keys, std::int64_t n, int terms, A* scores) {
-  if constexpr (most > 2)
-    if (2 * rows <= most) return some_flat_scores<most / 2>(rows, queries, keys, n, terms, scores);
-  flat_scores<most>(queries, keys, n, terms, scores);
+  if constexpr (RegisterTile<T>::matrix) {
+    matrix_flat_scores(queries, keys, n, terms, scores);
+  } else {
+    if constexpr (most > 2)
+      if (2 * rows <= most) return some_flat_scores<most / 2>(rows, queries, keys, n, terms, scores);
+    flat_scores<most>(queries, keys, n, terms, scores);
+  }
 }
 
 /// All columns, of `rows` <= most rows, rounded up in the same way: out and alpha have so many.
 template <int most, class T, class A>
 void some_flat_values(int rows, T const* weights, DenseRows<T> values, std::int64_t n, std::int64_t columns,
                       A* const* out, A const* alpha) {
-  if constexpr (most > 2)
-    if (2 * rows <= most) return some_flat_values<most / 2>(rows, weights, values, n, columns, out, alpha);
-  constexpr int lanes = vector_lanes<A>, vectors = std::clamp(simd::registers / 2 / most, 1, 4);
-  std::int64_t c = 0;
-  for (; c + vectors * lanes <= columns; c += vectors * lanes)
-    flat_values<most, vectors>(weights, values, n, c, out, alpha);
-  for (; c < columns; c += lanes) flat_values<most, 1>(weights, values, n, c, out, alpha);
+  if constexpr (RegisterTile<T>::matrix) {
+    matrix_flat_values(rows, weights, values, n, columns, out, alpha);
+  } else {
+    if constexpr (most > 2)
+      if (2 * rows <= most) return some_flat_values<most / 2>(rows, weights, values, n, columns, out, alpha);
+    constexpr int lanes = vector_lanes<A>, vectors = std::clamp(simd::registers / 2 / most, 1, 4);
+    std::int64_t c = 0;
+    for (; c + vectors * lanes <= columns; c += vectors * lanes)
+      flat_values<most, vectors>(weights, values, n, c, out, alpha);
+    for (; c < columns; c += lanes) flat_values<most, 1>(weights, values, n, c, out, alpha);
+  }
 }
 
 }  // namespace ringattn::cpu
+
+#include "flat_matrix_tile.hpp"

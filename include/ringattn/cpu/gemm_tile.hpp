@@ -2,6 +2,7 @@
 // The matrix product of one register tile: all of attention's arithmetic but the softmax goes through it.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <type_traits>
 
@@ -12,7 +13,6 @@ namespace ringattn::inline RINGATTN_ABI::cpu {
 using simd::unroll;
 using simd::Vec;
 
-inline constexpr int tile_rows = simd::tile_rows;  ///< rows of a register tile
 template <class A> inline constexpr int vector_lanes = Vec<A>::lanes;
 
 constexpr std::int64_t round_up(std::int64_t n, std::int64_t unit) { return (n + unit - 1) / unit * unit; }
@@ -27,6 +27,17 @@ template <class T> inline constexpr int terms_of = std::is_same_v<T, simd::BFloa
 template <class T>
 using Factor = std::conditional_t<terms_of<T> == 2, simd::Pairs, Vec<std::conditional_t<terms_of<T> == 2, float, T>>>;
 
+/// The register tile of products of T, whose sums stay in registers: of vectors, or of four matrix registers where
+/// those multiply a T.
+template <class T> struct RegisterTile {
+  static constexpr bool matrix = simd::has_tiles && terms_of<T> == 2;
+  static constexpr int rows = matrix ? 2 * simd::tile_side : simd::tile_rows;
+  static constexpr int vectors = matrix ? 2 : simd::tile_vectors;             ///< of query rows as lanes
+  static constexpr int column_vectors = matrix ? 2 : simd::column_vectors;    ///< of dimensions as lanes
+  using Scope = std::conditional_t<matrix, simd::TileScope, std::nullptr_t>;  ///< while products are computed
+  static constexpr int steps = matrix ? simd::tile_steps : 1;  ///< of a sum that are taken at once: none may be missing
+};
+
 /// What a tile product does with the tile that it is for.
 enum class Into { replace, add, rescale_add };
 
@@ -37,55 +48,68 @@ struct Stretch {
 
 /// Steps of a tile product that its end goes through row by row, as many as there are registers for.
 template <int vectors>
-inline constexpr int closing_steps = tile_rows* vectors + 2 * vectors + 1 <= simd::registers ? 2 : 1;
+inline constexpr int closing_steps = simd::tile_rows* vectors + 2 * vectors + 1 <= simd::registers ? 2 : 1;
+
+/// tile_product of pairs in matrix registers; n counts whole multiples of RegisterTile<T>::steps. Every sum goes on
+/// from c (or alpha c, or 0) by one addition for each of those, in ascending order.
+template <Into into, int vectors>
+void matrix_product(simd::BFloat16Pair const* a, std::int64_t a_row, simd::BFloat16Pair const* b, std::int64_t n,
+                    float* c, std::int64_t c_row, float const* alpha, Stretch stretch);
 
 /// c[i * c_row + w] = P, += P, or = alpha[w] c + P, where P[i][w] = sum_k a[i * a_row + k * a_step]
-/// b[k * lanes + w] for tile_rows rows i and `vectors` vectors of lanes. Every element of P is one chain of fma in
-/// ascending k from 0, so that it depends on nothing else in the tile, nor on which factor has the lanes. Not inlined:
-/// all kernels of a type share these functions.
+/// b[k * lanes + w] for the rows i of a register tile and `vectors` vectors of lanes. Every element of P is one chain
+/// of fma in ascending k from 0, so that it depends on nothing else in the tile, nor on which factor has the lanes. Not
+/// inlined: all kernels of a type share these functions. With matrix registers a_step is 1.
 ///
 /// The last steps go row by row, and each row is stored as it gets done: a store takes nothing from the multipliers if
 /// its vector has just been computed, but the time of 1.5 products if it has to be read from the register file (Zen 4).
 template <Into into, int vectors, int a_row, int a_step, class T, class A>
 [[gnu::noinline]] void tile_product(T const* a, T const* b, std::int64_t n, A* c, std::int64_t c_row,
                                     [[maybe_unused]] A const* alpha = nullptr, Stretch stretch = {}) {
-  constexpr int rows = tile_rows, lane = vector_lanes<A>, lanes = vectors * lane, closing = closing_steps<vectors>;
-  Vec<A> p[rows][vectors];  // in registers
-  unroll<rows * vectors>([&](auto i) RINGATTN_INLINED { p[i / vectors][i % vectors] = Vec<A>::zero(); });
-  bool const close = n >= closing;
-  T const *x = a, *y = b;
-  for (std::int64_t s = 0; s < stretch.count; ++s, a += stretch.a, b += stretch.b) {
-    x = a, y = b;
-    std::int64_t const steps = close && s + 1 == stretch.count ? n - closing : n;
-    for (std::int64_t k = 0; k < steps; ++k, x += a_step, y += lanes) {
-      Factor<T> row[vectors];
-      unroll<vectors>([&](auto j) RINGATTN_INLINED { row[j] = simd::kept(Factor<T>::load(y + j * lane)); });
-      unroll<rows>([&](auto i) RINGATTN_INLINED {
-        Factor<T> const f = Factor<T>::broadcast(x[i * a_row]);
-        unroll<vectors>([&](auto j) RINGATTN_INLINED { p[i][j] = fma(f, row[j], p[i][j]); });
-      });
+  if constexpr (RegisterTile<T>::matrix) {
+    static_assert(a_step == 1);
+    return matrix_product<into, vectors>(a, a_row, b, n, c, c_row, alpha, stretch);
+  } else {
+    constexpr int rows = simd::tile_rows, lane = vector_lanes<A>, lanes = vectors * lane,
+                  closing = closing_steps<vectors>;
+    Vec<A> p[rows][vectors];  // in registers
+    unroll<rows * vectors>([&](auto i) RINGATTN_INLINED { p[i / vectors][i % vectors] = Vec<A>::zero(); });
+    bool const close = n >= closing;
+    T const *x = a, *y = b;
+    for (std::int64_t s = 0; s < stretch.count; ++s, a += stretch.a, b += stretch.b) {
+      x = a, y = b;
+      std::int64_t const steps = close && s + 1 == stretch.count ? n - closing : n;
+      for (std::int64_t k = 0; k < steps; ++k, x += a_step, y += lanes) {
+        Factor<T> row[vectors];
+        unroll<vectors>([&](auto j) RINGATTN_INLINED { row[j] = simd::kept(Factor<T>::load(y + j * lane)); });
+        unroll<rows>([&](auto i) RINGATTN_INLINED {
+          Factor<T> const f = Factor<T>::broadcast(x[i * a_row]);
+          unroll<vectors>([&](auto j) RINGATTN_INLINED { p[i][j] = fma(f, row[j], p[i][j]); });
+        });
+      }
     }
-  }
-  auto const put = [&](auto i) RINGATTN_INLINED {
-    unroll<vectors>([&](auto j) RINGATTN_INLINED {
-      A* const to = c + i * c_row + j * lane;
-      if constexpr (into == Into::replace) p[i][j].store(to);
-      if constexpr (into == Into::add) (Vec<A>::load(to) + p[i][j]).store(to);
-      if constexpr (into == Into::rescale_add) fma(Vec<A>::load(to), Vec<A>::load(alpha + j * lane), p[i][j]).store(to);
-    });
-  };
-  if (!close) return unroll<rows>(put);
-  Factor<T> row[closing][vectors];
-  unroll<closing>([&](auto k) RINGATTN_INLINED {
-    unroll<vectors>([&](auto j) RINGATTN_INLINED { row[k][j] = Factor<T>::load(y + k * lanes + j * lane); });
-  });
-  unroll<rows>([&](auto i) RINGATTN_INLINED {
+    auto const put = [&](auto i) RINGATTN_INLINED {
+      unroll<vectors>([&](auto j) RINGATTN_INLINED {
+        A* const to = c + i * c_row + j * lane;
+        if constexpr (into == Into::replace) p[i][j].store(to);
+        if constexpr (into == Into::add) (Vec<A>::load(to) + p[i][j]).store(to);
+        if constexpr (into == Into::rescale_add)
+          fma(Vec<A>::load(to), Vec<A>::load(alpha + j * lane), p[i][j]).store(to);
+      });
+    };
+    if (!close) return unroll<rows>(put);
+    Factor<T> row[closing][vectors];
     unroll<closing>([&](auto k) RINGATTN_INLINED {
-      Factor<T> const f = Factor<T>::broadcast(x[i * a_row + k * a_step]);
-      unroll<vectors>([&](auto j) RINGATTN_INLINED { p[i][j] = fma(f, row[k][j], p[i][j]); });
+      unroll<vectors>([&](auto j) RINGATTN_INLINED { row[k][j] = Factor<T>::load(y + k * lanes + j * lane); });
     });
-    put(i);
-  });
+    unroll<rows>([&](auto i) RINGATTN_INLINED {
+      unroll<closing>([&](auto k) RINGATTN_INLINED {
+        Factor<T> const f = Factor<T>::broadcast(x[i * a_row + k * a_step]);
+        unroll<vectors>([&](auto j) RINGATTN_INLINED { p[i][j] = fma(f, row[k][j], p[i][j]); });
+      });
+      put(i);
+    });
+  }
 }
 
 /// tile_product with `vectors` <= most of them.
@@ -122,3 +146,5 @@ template <Into into, int a_row, int a_step, class T, class A>
 }
 
 }  // namespace ringattn::cpu
+
+#include "matrix_tile.hpp"

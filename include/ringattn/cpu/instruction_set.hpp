@@ -18,7 +18,8 @@ template <int set> inline bool const compiled_set = (compiled_sets.fetch_or(1u <
 /// Throws Error{invalid_argument} if this CPU lacks instructions that the program was compiled for, or if its files
 /// were compiled for different ones. Every file that uses kernels must reach this function.
 inline void check_instruction_set() {
-  if (char const* const feature = simd::missing_feature())
+  static char const* const feature = simd::missing_feature();
+  if (feature)
     throw Error(ErrorCode::invalid_argument, -1, "CPU", std::string(feature) + ", which the program was compiled for",
                 "a CPU without it");
   if (unsigned const sets = compiled_sets.load(); sets & (sets - 1))

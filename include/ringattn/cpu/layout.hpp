@@ -16,9 +16,9 @@ namespace ringattn::inline RINGATTN_ABI::cpu {
 
 /// How many vectors of lanes a register tile has: as many as registers hold, unless fewer leave less of a query tile's
 /// last register tile empty.
-constexpr int tile_vectors(int q, int vector) {
+constexpr int tile_vectors(int q, int vector, int most) {
   int best = 1;
-  for (int n = 2; n <= simd::tile_vectors; ++n)
+  for (int n = 2; n <= most; ++n)
     if (round_up(q, n * vector) <= round_up(q, best * vector)) best = n;
   return best;
 }
@@ -30,11 +30,16 @@ template <class K> struct Sizes {
   static constexpr Tile tile = K::tile(0);
   static_assert(tile.q > 0 && tile.kv > 0, "ringattn: Policy::Tiles must give positive block sizes");
 
+  using Register = RegisterTile<T>;
   static constexpr int vector = vector_lanes<A>;
-  static constexpr int vectors = tile_vectors(tile.q, vector);  ///< of a register tile with query rows as lanes
-  static constexpr int lanes = vectors * vector;                ///< query rows of such a tile: a lane block
-  static constexpr int rows = tile_rows;                        ///< of a register tile
-  static constexpr int column_vectors = simd::column_vectors;   ///< of a register tile with dimensions as lanes
+  /// Sums over query rows take whole lane blocks: as many rows as matrix registers multiply at once.
+  static constexpr int vectors =
+      Register::matrix
+          ? Register::vectors
+          : tile_vectors(tile.q, vector, Register::vectors);       ///< of a register tile with query rows as lanes
+  static constexpr int lanes = vectors * vector;                   ///< query rows of such a tile: a lane block
+  static constexpr int rows = Register::rows;                      ///< of a register tile
+  static constexpr int column_vectors = Register::column_vectors;  ///< of a register tile with dimensions as lanes
   static constexpr int columns = column_vectors * vector;
   static constexpr int q = int(round_up(tile.q, lanes));
   static constexpr int lane_blocks = q / lanes;
@@ -44,10 +49,13 @@ template <class K> struct Sizes {
   static constexpr int head_columns = int(round_up(head, vector)), value_columns = int(round_up(value, vector));
   /// Steps of a product's sum: terms_of<T> numbers each.
   static constexpr int terms = terms_of<T>;
-  static constexpr int head_terms = int(ceil_div(head, terms)), value_terms = int(ceil_div(value, terms));
+  static constexpr int head_terms = int(round_up(ceil_div(head, terms), Register::steps));
+  static constexpr int value_terms = int(round_up(ceil_div(value, terms), Register::steps));
   static constexpr int key_terms = keys / terms, lane_terms = lanes / terms;
+  /// Where the factor of a sum over keys lies (pack_factors): distances of its rows and of its steps.
+  static constexpr int factor_row = Register::matrix ? key_terms : 1, factor_step = Register::matrix ? 1 : rows;
   /// Panels of no more rows are flat (flat_tile.hpp). Rows of several heads are multiplied together, up to so many.
-  static constexpr int flat = std::min(rows, std::max(vector / 2, 1));
+  static constexpr int flat = Register::matrix ? vector : std::min(rows, std::max(vector / 2, 1));
   static constexpr int flat_terms = int(round_up(head_terms, vector));
   static constexpr int query_terms = std::max(head_terms * q, flat_terms* vector);  ///< of one panel
   static_assert(flat * value_columns <= q * value_rows, "a flat panel's state has room in a panel's");
@@ -167,7 +175,7 @@ template <class K> struct BackwardLayout {
   using T = typename S::T;
   static constexpr int64_t most_panels = chunk_panels(S::q * (S::head + S::value) * int64_t(sizeof(A)), 16);
   /// Lane blocks whose sums over query rows are made together: dK|dV are read and written once for all of them.
-  static constexpr int64_t joint = 2;
+  static constexpr int64_t joint = S::Register::matrix ? 4 : 2;
 
   int64_t chunks = 0, chunk = 0;  ///< of one (batch, key/value head); panels of one
   size_t dq, delta, progress;     ///< [panel]: [lane block][head_rows][lanes], [q]; [batch, kv_head, chunk]
@@ -212,8 +220,8 @@ template <class K> struct BackwardLayout {
   }
 };
 
-/// The part of a key tile that a query tile sees, in blocks of tile_rows keys.
-template <int keys> class VisibleKeys {
+/// The part of a key tile that a query tile sees, in blocks of `rows` keys.
+template <int keys, int rows> class VisibleKeys {
  public:
   template <class Mask> VisibleKeys(Mask const& mask, Rows q, Rows k) {
     Coverage const whole = mask.coverage(q, k);
@@ -221,30 +229,30 @@ template <int keys> class VisibleKeys {
     end_ = int(k.count);
     partial_ = whole == Coverage::partial;
     if (!partial_) return;
-    int const n = int(ceil_div(k.count, tile_rows));
+    int const n = int(ceil_div(k.count, rows));
     int first = n, last = -1;
     for (int i = 0; i < n; ++i) {
-      int64_t const at = int64_t(i) * tile_rows;
-      block_[i] = mask.coverage(q, k.slice(at, std::min<int64_t>(tile_rows, k.count - at)));
+      int64_t const at = int64_t(i) * rows;
+      block_[i] = mask.coverage(q, k.slice(at, std::min<int64_t>(rows, k.count - at)));
       if (block_[i] == Coverage::none) continue;
       first = std::min(first, i);
       last = i;
     }
-    begin_ = first * tile_rows;
-    end_ = std::min(end_, (last + 1) * tile_rows);
+    begin_ = first * rows;
+    end_ = std::min(end_, (last + 1) * rows);
   }
 
-  int begin() const { return begin_; }  ///< a multiple of tile_rows
+  int begin() const { return begin_; }  ///< a multiple of rows
   int end() const { return end_; }
   bool none() const { return begin_ >= end_; }
   bool partial() const { return partial_; }
   /// Of the block that starts at key `at`.
-  Coverage block(int at) const { return partial_ ? block_[at / tile_rows] : Coverage::full; }
+  Coverage block(int at) const { return partial_ ? block_[at / rows] : Coverage::full; }
 
  private:
   int begin_ = 0, end_ = 0;
   bool partial_ = false;
-  Coverage block_[ceil_div(keys, tile_rows)];
+  Coverage block_[ceil_div(keys, rows)];
 };
 
 }  // namespace ringattn::cpu

@@ -122,11 +122,11 @@ template <int width, class E> bool special_in_rows(Slab<E const> src, std::int64
   return special != 0;
 }
 
-/// Rows as they are: dst[r][term] for n rows, zeros in rows up to `rows`.
-template <int width, class T, class E>
+/// Rows as they are: dst[r][term] for n rows, zeros in terms beyond the width and in rows up to `rows`.
+template <int width, int terms, class T, class E>
 [[gnu::noinline]] bool pack_rows(Slab<E const> src, std::int64_t n, std::int64_t rows, T* RINGATTN_RESTRICT dst) {
   using N = Number<T>;
-  constexpr int step = terms_of<T>, terms = int(ceil_div(width, step));
+  constexpr int step = terms_of<T>;
   unsigned special = 0;
   for (std::int64_t r = 0; r < n; ++r, dst += terms) {
     E const* RINGATTN_RESTRICT const from = src.at(r);
@@ -137,7 +137,8 @@ template <int width, class T, class E>
         for (; dim == 1 && t + vector_lanes<N> <= width; t += vector_lanes<N>) load_as<N>(from + t).store(dst + t);
       for (; t < width / step; ++t) dst[t] = operand<T>([&](int i) { return convert<N>(from[(t * step + i) * dim]); });
       if constexpr (width % step != 0)
-        dst[terms - 1] = operand<T>([&](int i) { return i == 0 ? convert<N>(from[(width - 1) * dim]) : N(0.f); });
+        dst[t++] = operand<T>([&](int i) { return i == 0 ? convert<N>(from[(width - 1) * dim]) : N(0.f); });
+      std::fill(dst + t, dst + terms, T{});
     };
     if (src.dim == 1)
       put(std::integral_constant<int, 1>{});
@@ -168,12 +169,13 @@ RINGATTN_INLINE void read_line(E const* from, int t0, Stride dim, A factor, T* l
       });
 }
 
-/// Rows as lanes: dst[term][lane] = factor x, zeros in lanes from n up to `lanes`. Square blocks are transposed in
-/// registers: rows may lie a power of two apart, and reading column by column they would fight for cache sets.
-template <int width, class T, class A, class E>
+/// Rows as lanes: dst[term][lane] = factor x, zeros in terms beyond the width and in lanes from n up to `lanes`. Square
+/// blocks are transposed in registers: rows may lie a power of two apart, and reading column by column they would fight
+/// for cache sets.
+template <int width, int terms, class T, class A, class E>
 [[gnu::noinline]] void pack_lanes(Slab<E const> src, std::int64_t n, std::int64_t lanes, A factor,
                                   T* RINGATTN_RESTRICT dst) {
-  constexpr int terms = int(ceil_div(width, terms_of<T>)), block = vector_lanes<A>;
+  constexpr int block = vector_lanes<A>;
   for (int t0 = 0; t0 < terms; t0 += block)
     for (std::int64_t r0 = 0; r0 < lanes; r0 += block) {
       Vec<A> x[block];
@@ -258,6 +260,46 @@ template <int width, int columns, int group, class T, class E>
     std::fill_n(to, (depth - steps) * block, T{});
   }
   return special;
+}
+
+/// Columns as rows, for matrix registers: dst[c * depth + s] where s counts pairs of rows and depth is their number in
+/// `rows` rows. Zeros in columns from `width` up to `columns` and in rows from n up to `rows`.
+template <int width, int columns, class T, class E>
+[[gnu::noinline]] bool pack_transposed(Slab<E const> src, std::int64_t n, std::int64_t rows, T* RINGATTN_RESTRICT dst) {
+  using V = Vec<float>;
+  constexpr int block = V::lanes;
+  std::int64_t const depth = rows / 2;
+  for (std::int64_t s0 = 0; s0 < depth; s0 += block)
+    for (int c = 0; c < columns; c += block) {
+      V x[block];
+      for (int i = 0; i < block; ++i) {
+        std::int64_t const r = 2 * (s0 + i);
+        alignas(64) BFloat16 line[2][block]{};
+        BFloat16 const* from[2] = {line[0], line[1]};
+        for (int k = 0; k < 2 && r + k < n; ++k) {
+          E const* const row = src.at(r + k) + c * src.dim;
+          if constexpr (std::is_same_v<E, BFloat16>)
+            if (src.dim == 1 && c + block <= width) {
+              from[k] = row;
+              continue;
+            }
+          for (int d = 0; d < std::min(block, width - c); ++d) line[k][d] = convert<BFloat16>(row[d * src.dim]);
+        }
+        x[i] = __builtin_bit_cast(V, Factor<T>::interleave(from[0], from[1]));
+      }
+      simd::transpose(x);
+      for (int i = 0; i < block; ++i) store_bits(x[i], dst + (c + i) * depth + s0);
+    }
+  return special_in_rows<width>(src, n);
+}
+
+/// The factor of sums over rows: its columns are the rows of the register tiles of `columns` sums.
+template <int width, int columns, class T, class E>
+bool pack_factors(Slab<E const> src, std::int64_t n, std::int64_t rows, T* RINGATTN_RESTRICT dst) {
+  if constexpr (RegisterTile<T>::matrix)
+    return pack_transposed<width, columns>(src, n, rows, dst);
+  else
+    return pack_columns<width, columns, RegisterTile<T>::rows>(src, n, rows, dst);
 }
 
 /// Fetches rows of keys and values into the caches, a few at a time, while others are computed on.

@@ -4,6 +4,7 @@
 //   Vec<float>, Vec<double>   Scalar, lanes, load, store, broadcast, + - *; beside them fma, max, any_different,
 //                             where_equal, and exp2 of several vectors at once; widen, narrow: 16-bit numbers
 //   Pairs                     two bfloat16 in each 32-bit lane; fma(Pairs, Pairs, Vec<float>) adds both products
+//   TileScope, tile_...       matrix registers, where has_tiles
 //   tile_rows, tile_vectors   the register tile: that many rows of that many vectors are accumulated in registers
 //   column_vectors            vectors of a register tile whose lanes are dimensions rather than query rows
 //   kept                      asks the compiler to leave a loaded factor in its register
@@ -12,6 +13,8 @@
 //
 // Loads and stores need no alignment. NVIDIA's compiler gets the portable set: it cannot read all intrinsics.
 #pragma once
+
+#include "simd/tiles.hpp"
 
 #if !defined(__CUDACC__) && defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && \
     defined(__AVX512VL__)

@@ -124,13 +124,13 @@ template <class A> void merge_row(int64_t n, A* out, A const* next, A left, A ri
     fma(V::load(next + i), V::broadcast(right), V::load(out + i) * V::broadcast(left)).store(out + i);
 }
 
-/// For tile_rows keys: products become weights P, dP becomes dS = P (dP - delta). lse: base 2.
+/// For an even number of keys: products become weights P, dP becomes dS = P (dP - delta). lse: base 2.
 template <int vectors, class T, class A>
-[[gnu::noinline]] void weigh_gradients(A* scores, A* dp, A product, A const* lse, A const* delta) {
+[[gnu::noinline]] void weigh_gradients(int keys, A* scores, A* dp, A product, A const* lse, A const* delta) {
   constexpr int lane = vector_lanes<A>, lanes = vectors * lane, count = 2 * vectors;
   using V = Vec<A>;
   V const factor = V::broadcast(product);
-  for (int k = 0; k < tile_rows; k += 2) {
+  for (int k = 0; k < keys; k += 2) {
     V p[count];
     for (int i = 0; i < count; ++i)
       p[i] = simd::fms(V::load(scores + k * lanes + i * lane), factor, V::load(lse + i % vectors * lane));
@@ -143,12 +143,13 @@ template <int vectors, class T, class A>
   }
 }
 
-/// tile_rows rows of numbers as pairs: of neighbouring lanes, the operand of sums over lanes (query rows), and of rows,
-/// the operand of sums over rows (keys); the latter may be null.
-template <int vectors, class T, class A> [[gnu::noinline]] void round_to_pairs(A const* x, T* of_lanes, T* of_rows) {
+/// An even number of rows of numbers as pairs: of neighbouring lanes, the operand of sums over lanes (query rows), and
+/// of rows, the operand of sums over rows (keys); the latter may be null.
+template <int vectors, class T, class A>
+[[gnu::noinline]] void round_to_pairs(int rows, A const* x, T* of_lanes, T* of_rows) {
   constexpr int lane = vector_lanes<A>, lanes = vectors * lane;
   using V = Vec<A>;
-  for (int k = 0; k < tile_rows; k += 2) {
+  for (int k = 0; k < rows; k += 2) {
     V row[2 * vectors];
     for (int i = 0; i < 2 * vectors; ++i) row[i] = V::load(x + k * lanes + i * lane);
     // Two rows of lanes / 2 pairs lie one after the other.

@@ -19,6 +19,7 @@ template <int q_, int kv_> struct FixedTiles {
 struct DefaultTiles {
   constexpr Tile operator()(int arch, int head_dim, int value_dim, int element_bytes) const {
     if (arch >= 80) return budget::tensor_core_tile(arch, head_dim, value_dim, element_bytes);
+    if (RINGATTN_AMX && element_bytes == 2) return {.q = 96, .kv = 128};
     return element_bytes > 4 ? Tile{.q = 48, .kv = 64} : Tile{.q = 48, .kv = 128};
   }
 };

@@ -10,6 +10,7 @@
 #include "../exp2.hpp"
 #include "feature.hpp"
 #include "pairs.hpp"
+#include "tiles.hpp"
 
 // The zero-masked forms below are the plain instructions: GCC 12 warns about its own headers for the unmasked ones.
 namespace ringattn::inline RINGATTN_ABI::simd::inline avx512 {
@@ -168,7 +169,7 @@ inline constexpr bool has_pairs = false;
 struct Pairs;
 #endif
 
-inline constexpr int set = has_pairs ? 3 : 2;  ///< a number for each set of layouts
+inline constexpr int set = has_tiles ? 4 : has_pairs ? 3 : 2;  ///< a number for each set of layouts
 inline constexpr Feature required_features[] = {
     {"avx512f", [] { return bool(__builtin_cpu_supports("avx512f")); }},
     {"avx512bw", [] { return bool(__builtin_cpu_supports("avx512bw")); }},
@@ -176,6 +177,9 @@ inline constexpr Feature required_features[] = {
     {"avx512vl", [] { return bool(__builtin_cpu_supports("avx512vl")); }},
 #if defined(__AVX512BF16__)
     {"avx512_bf16", [] { return cpuid_bit(7, 1, 0, 5); }},
+#endif
+#if RINGATTN_AMX
+    {"amx_bf16 (with the operating system's permission)", tiles_granted},
 #endif
 };
 

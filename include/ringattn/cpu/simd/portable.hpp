@@ -98,10 +98,10 @@ template <class Polynomial, int n, class T> RINGATTN_INLINE void exp2(Vec<T> (&x
   using Format = cpu::Exp2Format<T>;
   using Bits = typename Format::Bits;
   for (int i = 0; i < n; ++i) {
-    for (int l = 0; l < Vec<T>::lanes; ++l) {
+    x[i] = Vec<T>::make([&](int l) {
       T const low = Format::low + T(0.5), y = x[i].v[l] < low ? low : T(x[i].v[l]);
-      x[i].v[l] = y > Format::high ? Format::high : y;
-    }
+      return y > Format::high ? Format::high : y;
+    });
     // The integer nearest to x - 1/2; the polynomial bears an r of exactly 1.
     Vec<T> const magic = Vec<T>::broadcast(Format::magic), shifted = x[i] - Vec<T>::broadcast(T(0.5)) + magic;
     Vec<T> const r = x[i] - (shifted - magic);
