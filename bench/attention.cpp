@@ -110,14 +110,15 @@ std::vector<Verdict> judge(std::vector<Case>& measured, Json const& targets) {
   auto const each = [&](char const* list, auto&& value_of, char const* unit) {
     if (Json const* found = targets.find(list))
       for (auto const& [key, target] : found->members()) {
+        if (Json const* isa = target.find("isa"))
+          if (!std::regex_search(isa_name(), std::regex(isa->text()))) continue;
         std::regex const only(target.find("only")->text());
         for (Case& c : measured)
           if (std::regex_search(c.name, only)) add(c.name + unit, value_of(c), target, {&c});
       }
   };
-  bool const avx2 = std::strcmp(isa_name(), "avx2") == 0;
   each(
-      avx2 ? "avx2" : "percent", [](Case const& c) { return c.median("percent"); }, "");
+      "percent", [](Case const& c) { return c.median("percent"); }, "");
   each(
       "percent_of_read",
       [](Case const& c) {

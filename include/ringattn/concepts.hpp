@@ -63,7 +63,8 @@ concept ShardPolicy = requires(T const s, Ring ring, int64_t seq) {
 
 // ---------------------------------------------------------------- tuning policies: they may not
 
-/// Stateless: `tile(arch, head_dim, value_dim, element_bytes) -> Tile`.
+/// Stateless: `tile(arch, head_dim, value_dim, element_bytes) -> Tile`. One that also takes a fifth argument,
+/// std::type_identity<Precision>, is asked with it.
 template <class T>
 concept TilePolicy = std::is_empty_v<T> && requires(T const t) {
   { t(0, 64, 64, 4) } -> std::same_as<Tile>;
@@ -97,7 +98,14 @@ template <class Precision_, class Mask_, class Score_, class Tiles_, int head_di
   static constexpr int head_dim = head_dim_;
   static constexpr int value_dim = value_dim_;
   /// The block sizes on an architecture.
-  static constexpr Tile tile(int arch) { return Tiles{}(arch, head_dim, value_dim, int(sizeof(Element))); }
+  static constexpr Tile tile(int arch) {
+    constexpr int bytes = int(sizeof(Element));
+    constexpr std::type_identity<Precision> precision{};
+    if constexpr (requires { Tiles{}(arch, head_dim, value_dim, bytes, precision); })
+      return Tiles{}(arch, head_dim, value_dim, bytes, precision);
+    else
+      return Tiles{}(arch, head_dim, value_dim, bytes);
+  }
 };
 
 /// The largest call a plan allows on this rank, from which a backend derives the bytes it needs.

@@ -17,8 +17,10 @@
 #define RINGATTN_HD
 #endif
 
-/// Does the compiler's target have matrix registers that multiply bfloat16, and the vectors that go with them?
-#if defined(__linux__) && defined(__x86_64__) && !defined(__CUDACC__) && defined(__AVX512BF16__) &&    \
+/// Does the compiler's target have matrix registers that multiply bfloat16, and the vectors that go with them? Whoever
+/// wants to do without defines it as 0, in all files of a program.
+#if defined(RINGATTN_AMX)
+#elif defined(__linux__) && defined(__x86_64__) && !defined(__CUDACC__) && defined(__AVX512BF16__) &&  \
     defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__) && \
     ((defined(__AMX_TILE__) && defined(__AMX_BF16__)) || (defined(__AMXTILE__) && defined(__AMXBF16__)))
 #define RINGATTN_AMX 1

@@ -5,6 +5,7 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <random>
 #include <vector>
@@ -111,6 +112,93 @@ TEST_CASE("pairs of bfloat16: products, and both ways of making them") {
         double(first[i]) + double(lanes[i].first()) * lanes[3].first() + double(lanes[i].second()) * lanes[3].second();
     CHECK(sums[i] == doctest::Approx(exact).epsilon(1e-6));
   }
+}
+#endif
+
+#if RINGATTN_AMX
+namespace {
+
+/// What one product of matrix registers adds to c, bit for bit: `steps` pairs at a time.
+template <class A, class B> float multiply(A a, B b, int n, float c) {
+  for (int k0 = 0; k0 < n; k0 += simd::tile_steps) {
+    float first = 0, second = 0;
+    for (int k = k0; k < k0 + simd::tile_steps; ++k) {
+      first = cpu::fma(a(k).first(), b(k).first(), first);
+      second = cpu::fma(a(k).second(), b(k).second(), second);
+    }
+    c += first + second;
+  }
+  return c;
+}
+
+template <cpu::Into into, int vectors> void check_products(std::mt19937& random) {
+  using simd::BFloat16Pair;
+  constexpr int lanes = vectors * simd::tile_side, row = 3 * simd::tile_steps, c_row = 2 * lanes;
+  int const rows = 32 * int(1 + random() % 3), n = 16 * int(1 + random() % 3);
+  cpu::Stretch const stretch{.count = int(1 + random() % 3), .a = rows * row, .b = row * lanes};
+  std::normal_distribution<float> normal;
+  auto const some = [&](std::int64_t count) {
+    std::vector<BFloat16Pair> x(static_cast<size_t>(count));
+    for (auto& p : x) p = BFloat16Pair::of(BFloat16(normal(random)), BFloat16(normal(random)));
+    return x;
+  };
+  auto const a = some(stretch.count * stretch.a), b = some(stretch.count * stretch.b);
+  std::vector<float> c(static_cast<size_t>(rows * c_row)), alpha(lanes);
+  for (auto* x : {&c, &alpha})
+    for (float& y : *x) y = normal(random);
+  auto const before = c;
+  cpu::tall_product<into, 2, row, 1>(vectors, rows, a.data(), 32 * row, b.data(), n, c.data(), c_row, alpha.data(),
+                                     stretch);
+  bool same = true;
+  for (int i = 0; i < rows; ++i)
+    for (int w = 0; w < c_row; ++w) {
+      float expected = before[size_t(i * c_row + w)];
+      if (w < lanes) {
+        if (into == cpu::Into::replace) expected = 0;
+        if (into == cpu::Into::rescale_add) expected *= alpha[size_t(w)];
+        for (std::int64_t s = 0; s < stretch.count; ++s)
+          expected = multiply([&](int k) { return a[size_t(s * stretch.a + i * row + k)]; },
+                              [&](int k) { return b[size_t(s * stretch.b + k * lanes + w)]; }, n, expected);
+      }
+      same = same && c[size_t(i * c_row + w)] == expected;
+    }
+  CHECK(same);
+}
+
+}  // namespace
+
+TEST_CASE("products in matrix registers, bit for bit") {
+  REQUIRE(simd::tiles_granted());
+  simd::TileScope const registers;
+  unsigned const seed = std::random_device{}();
+  INFO("seed " << seed);
+  std::mt19937 random(seed);
+  for (int round = 0; round < 20; ++round) {
+    check_products<cpu::Into::replace, 1>(random);
+    check_products<cpu::Into::replace, 2>(random);
+    check_products<cpu::Into::add, 1>(random);
+    check_products<cpu::Into::add, 2>(random);
+    check_products<cpu::Into::rescale_add, 1>(random);
+    check_products<cpu::Into::rescale_add, 2>(random);
+  }
+}
+
+// Other libraries of the process keep the shape that they chose.
+TEST_CASE("a scope leaves the shape of the matrix registers as it was") {
+  REQUIRE(simd::tiles_granted());
+  struct alignas(64) Shape {
+    std::uint8_t bytes[64] = {1};
+  } theirs, after, none;
+  for (int t = 0; t < 3; ++t) theirs.bytes[16 + 2 * t] = 48, theirs.bytes[48 + t] = std::uint8_t(5 + t);
+  asm volatile("ldtilecfg %0" : : "m"(theirs));
+  { simd::TileScope const registers; }
+  asm volatile("sttilecfg %0" : "=m"(after));
+  CHECK(std::memcmp(&after, &theirs, sizeof after) == 0);
+  asm volatile("tilerelease");
+  { simd::TileScope const registers; }
+  asm volatile("sttilecfg %0" : "=m"(after));
+  none.bytes[0] = 0;
+  CHECK(std::memcmp(&after, &none, sizeof after) == 0);
 }
 #endif
 

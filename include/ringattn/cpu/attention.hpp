@@ -28,9 +28,9 @@ template <class K> class Forward {
         layout_(count_, threads),
         segments_(std::max<int64_t>(count_tiles(step.k_rows, S::segment), 1)) {
     // Some units for every thread: of segments where there are many, else of few panels. Chunks are of one size, for a
-    // chunk that packs keys for a panel or two is slow. More than 16 panels only if each thread has six such chunks.
+    // chunk that packs keys for a panel or two is slow. More than 768 rows only if each thread has six such chunks.
     int64_t const wanted = threads == 1 ? 1 : 4 * int64_t(threads);
-    int64_t const large = threads == 1 ? layout_.chunk : std::max<int64_t>(count_.all() / (6 * threads), 16);
+    int64_t const large = threads == 1 ? layout_.chunk : std::max<int64_t>(count_.all() / (6 * threads), 768 / S::q);
     int64_t const most =
         std::clamp<int64_t>(count_.all() * segments_ / wanted, 1, std::max<int64_t>(std::min(layout_.chunk, large), 1));
     chunk_ = ceil_div(count_.of_group(), std::max<int64_t>(ceil_div(count_.of_group(), most), 1));
@@ -229,8 +229,9 @@ template <class K> class Forward {
       DenseRows<T> dense_keys, dense_values;
       Slab<E const> const keys(step_.k, b, first + done, g), values(step_.v, b, first + done, g);
       int64_t const exist = all_keys - first - done;
-      Prefetch<S::head, S::value, E> ahead(keys.from(k.count), values.from(k.count),
-                                           std::min<int64_t>(S::keys, exist - k.count), n * ceil_div(k.count, S::rows));
+      Prefetch<S::head, S::value, S::nearness, E> ahead(keys.from(k.count), values.from(k.count),
+                                                        std::min<int64_t>(S::keys, exist - k.count),
+                                                        n * ceil_div(k.count, S::together));
       for (int64_t p = 0, together; go && p < n; p += together) {
         together = computed_together(panels + p, n - p);
         VisibleKeys<S::keys, S::rows> const see(step_.mask, panels[p].rows, k);
@@ -276,13 +277,14 @@ template <class K> class Forward {
     int const begin = see.begin(), n = see.end() - begin;
     for (int64_t w0 = 0; w0 < panel.rows.count; w0 += S::lanes) {
       Block const block(&panel, 1, w0);
-      for (int i = begin; i < see.end(); i += S::rows) {
+      for (int i = begin; i < see.end(); i += S::together) {
+        int const end = std::min(i + S::together, see.end());
         ahead.some();
-        if (see.block(i) != Coverage::none)
-          narrow_product<Into::replace, S::vectors, S::head_terms, 1>(block.vectors, mine.keys + i * S::head_terms,
-                                                                      queries + w0 * S::head_terms, S::head_terms,
-                                                                      mine.scores + i * block.lanes(), block.lanes());
-        score(mine, block, k, i, std::min(S::rows, see.end() - i), see.block(i));
+        if (S::together > S::rows || see.block(i) != Coverage::none)
+          tall_product<Into::replace, S::vectors, S::head_terms, 1>(
+              block.vectors, end - i, mine.keys + i * S::head_terms, S::rows * S::head_terms,
+              queries + w0 * S::head_terms, S::head_terms, mine.scores + i * block.lanes(), block.lanes());
+        for (int j = i; j < end; j += S::rows) score(mine, block, k, j, std::min(S::rows, end - j), see.block(j));
       }
       alignas(64) A alpha[S::lanes];
       bool const rescale = weigh(mine, block, k, begin, n, state.max + w0, state.sum + w0, alpha, careful);
@@ -372,20 +374,19 @@ template <class K> class Forward {
   /// if it is 1.
   static void add(Block const& block, T const* values, T const* weights, int begin, int n, unsigned char const* seen,
                   A* out, A const* alpha) {
-    int const lanes = block.lanes();
-    for (int d = 0; d < S::value_rows; d += S::rows) {
-      T const* const v = values + d * S::key_terms + begin / S::terms * S::factor_step;
-      A* const to = out + d * lanes;
-      if (seen)
-        seen_product<Into::rescale_add, S::factor_row, S::factor_step>(S::rows, lanes, v, weights, n, seen, 0, lanes, 1,
-                                                                       to, lanes, alpha);
-      else if (alpha)
-        narrow_product<Into::rescale_add, S::vectors, S::factor_row, S::factor_step>(
-            block.vectors, v, weights, ceil_div(n, S::terms), to, lanes, alpha);
-      else
-        narrow_product<Into::add, S::vectors, S::factor_row, S::factor_step>(block.vectors, v, weights,
-                                                                             ceil_div(n, S::terms), to, lanes);
-    }
+    int const lanes = block.lanes(), step = S::rows * S::key_terms;
+    T const* const v = values + begin / S::terms * S::factor_step;
+    std::int64_t const terms = ceil_div(n, S::terms);
+    if (seen)
+      for (int d = 0; d < S::value_rows; d += S::rows)
+        seen_product<Into::rescale_add, S::factor_row, S::factor_step>(
+            S::rows, lanes, v + d * S::key_terms, weights, n, seen, 0, lanes, 1, out + d * lanes, lanes, alpha);
+    else if (alpha)
+      tall_product<Into::rescale_add, S::vectors, S::factor_row, S::factor_step>(block.vectors, S::value_rows, v, step,
+                                                                                 weights, terms, out, lanes, alpha);
+    else
+      tall_product<Into::add, S::vectors, S::factor_row, S::factor_step>(block.vectors, S::value_rows, v, step, weights,
+                                                                         terms, out, lanes);
   }
   /// A row of a flat panel: O = alpha O + P V, of the n keys that are seen.
   static void add_seen(T const* weights, DenseRows<T> values, int n, unsigned char const* seen, A* out, A alpha) {

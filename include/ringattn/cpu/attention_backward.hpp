@@ -64,8 +64,8 @@ template <class K> class Backward {
       bool packed = false, special = false;
       Slab<E const> const keys(step_.k, b, first, g), values(step_.v, b, first, g);
       int64_t const next = std::min<int64_t>(S::keys, all_keys - first - k.count);
-      Prefetch<S::head, S::value, E> ahead(keys.from(k.count), values.from(k.count), next,
-                                           n * ceil_div(k.count, S::rows));
+      Prefetch<S::head, S::value, S::nearness, E> ahead(keys.from(k.count), values.from(k.count), next,
+                                                        n * ceil_div(k.count, S::rows));
       Joint joint;
       for (int64_t p = 0; p < n; ++p) {
         VisibleKeys<S::keys, S::rows> const see(step_.mask, panels[p].rows, k);
@@ -185,12 +185,12 @@ template <class K> class Backward {
   }
   bool pack_keys(Scratch const& mine, Slab<E const> k, Slab<E const> v, int64_t n) const {
     int64_t const rows = round_up(n, S::rows);
-    bool const special_k = pack_rows<S::head, S::head_terms>(k, n, rows, mine.key_rows);
-    pack_factors<S::head, S::head_rows>(k, n, S::keys, mine.key_columns);
-    bool const special_v = pack_rows<S::value, S::value_terms>(v, n, rows, mine.value_rows);
+    pack_rows<S::head, S::head_terms>(k, n, rows, mine.key_rows);
+    pack_rows<S::value, S::value_terms>(v, n, rows, mine.value_rows);
+    bool const special = pack_factors<S::head, S::head_rows>(k, n, S::keys, mine.key_columns);
     std::fill_n(mine.dk, S::keys * S::head_columns, A(0));
     std::fill_n(mine.dv, S::keys * S::value_columns, A(0));
-    return special_k || special_v;
+    return special || special_in_rows<S::value>(v, n);
   }
 
   /// to = (is_first ? 0 : to) + factor * sum, for the rows of one key tile; sum counts as 0 if nothing was `packed`.
@@ -235,16 +235,16 @@ template <class K> class Backward {
             mine.seen[i * S::lanes + w] = step_.mask.visible(position[w], k.at(begin + i));
 
       // dQ^T += K^T dS^T
-      for (int d = 0; d < S::head_rows; d += S::rows) {
-        T const* const a = mine.key_columns + d * S::key_terms + begin / S::terms * S::factor_step;
-        A* const grad = dq(panel.index) + w0 * S::head_rows + d * S::lanes;
-        if (careful)
-          seen_product<Into::add, S::factor_row, S::factor_step>(S::rows, S::lanes, a, scores, n, mine.seen, 0,
-                                                                 S::lanes, 1, grad, S::lanes);
-        else
-          tile_product<Into::add, S::vectors, S::factor_row, S::factor_step>(a, scores, ceil_div(n, S::terms), grad,
-                                                                             S::lanes);
-      }
+      T const* const a = mine.key_columns + begin / S::terms * S::factor_step;
+      A* const grad = dq(panel.index) + w0 * S::head_rows;
+      if (careful)
+        for (int d = 0; d < S::head_rows; d += S::rows)
+          seen_product<Into::add, S::factor_row, S::factor_step>(S::rows, S::lanes, a + d * S::key_terms, scores, n,
+                                                                 mine.seen, 0, S::lanes, 1, grad + d * S::lanes,
+                                                                 S::lanes);
+      else
+        tall_product<Into::add, S::vectors, S::factor_row, S::factor_step>(
+            S::vectors, S::head_rows, a, S::rows * S::key_terms, scores, ceil_div(n, S::terms), grad, S::lanes);
       // dV += P^T dO, dK += dS^T Q
       if (!alone) {
         ++joint.count;
@@ -272,11 +272,12 @@ template <class K> class Backward {
       std::fill_n(weights, S::rows * S::lanes, A(0));
       std::fill_n(scores, S::rows * S::lanes, A(0));
     } else {
-      tile_product<Into::replace, S::vectors, S::head_terms, 1>(
-          mine.key_rows + i * S::head_terms, mine.q_lanes + lane * S::head_terms, S::head_terms, weights, S::lanes);
-      tile_product<Into::replace, S::vectors, S::value_terms, 1>(mine.value_rows + i * S::value_terms,
-                                                                 mine.dout_lanes + lane * S::value_terms,
-                                                                 S::value_terms, scores, S::lanes);
+      tall_product<Into::replace, S::vectors, S::head_terms, 1>(S::vectors, S::rows, mine.key_rows + i * S::head_terms,
+                                                                0, mine.q_lanes + lane * S::head_terms, S::head_terms,
+                                                                weights, S::lanes);
+      tall_product<Into::replace, S::vectors, S::value_terms, 1>(
+          S::vectors, S::rows, mine.value_rows + i * S::value_terms, 0, mine.dout_lanes + lane * S::value_terms,
+          S::value_terms, scores, S::lanes);
       A const *const lse = mine.lse + lane, *const sums = delta(panel.index) + w0;
       if constexpr (K::Score::identity) {
         weigh_gradients<S::vectors, T>(S::rows, weights, scores, scaling_.product, lse, sums);
@@ -353,14 +354,14 @@ template <class K> class Backward {
   template <int vectors, int columns>
   static void add_column_block(T const* a, T const* b, Columns const& at, unsigned char const* seen, A* sum) {
     Stretch const blocks{.count = at.blocks, .a = S::keys * S::lane_terms, .b = S::lane_terms * columns};
-    for (int i = 0; i < at.keys; i += S::rows)
-      if (at.careful)
+    if (at.careful)
+      for (int i = 0; i < at.keys; i += S::rows)
         seen_product<Into::add, S::lane_terms, 1>(S::rows, vectors * S::vector, a + i * S::lane_terms, b, at.rows,
                                                   seen + i * S::lanes, S::lanes, 1, 0, sum + i * columns, columns);
-      else
-        tile_product<Into::add, vectors, S::lane_terms, 1>(a + i * S::lane_terms, b, ceil_div(at.rows, S::terms),
-                                                           sum + i * columns, columns, static_cast<A const*>(nullptr),
-                                                           blocks);
+    else
+      tall_product<Into::add, S::column_vectors, S::lane_terms, 1>(vectors, at.keys, a, S::rows * S::lane_terms, b,
+                                                                   ceil_div(at.rows, S::terms), sum, columns,
+                                                                   static_cast<A const*>(nullptr), blocks);
   }
 
   Step const& step_;

@@ -50,75 +50,88 @@ struct Stretch {
 template <int vectors>
 inline constexpr int closing_steps = simd::tile_rows* vectors + 2 * vectors + 1 <= simd::registers ? 2 : 1;
 
-/// tile_product of pairs in matrix registers; n counts whole multiples of RegisterTile<T>::steps. Every sum goes on
-/// from c (or alpha c, or 0) by one addition for each of those, in ascending order.
-template <Into into, int vectors>
-void matrix_product(simd::BFloat16Pair const* a, std::int64_t a_row, simd::BFloat16Pair const* b, std::int64_t n,
-                    float* c, std::int64_t c_row, float const* alpha, Stretch stretch);
-
 /// c[i * c_row + w] = P, += P, or = alpha[w] c + P, where P[i][w] = sum_k a[i * a_row + k * a_step]
-/// b[k * lanes + w] for the rows i of a register tile and `vectors` vectors of lanes. Every element of P is one chain
-/// of fma in ascending k from 0, so that it depends on nothing else in the tile, nor on which factor has the lanes. Not
-/// inlined: all kernels of a type share these functions. With matrix registers a_step is 1.
+/// b[k * lanes + w] for simd::tile_rows rows i and `vectors` vectors of lanes. Every element of P is one chain of fma
+/// in ascending k from 0, so that it depends on nothing else in the tile, nor on which factor has the lanes. Not
+/// inlined: all kernels of a type share these functions.
 ///
 /// The last steps go row by row, and each row is stored as it gets done: a store takes nothing from the multipliers if
 /// its vector has just been computed, but the time of 1.5 products if it has to be read from the register file (Zen 4).
 template <Into into, int vectors, int a_row, int a_step, class T, class A>
 [[gnu::noinline]] void tile_product(T const* a, T const* b, std::int64_t n, A* c, std::int64_t c_row,
                                     [[maybe_unused]] A const* alpha = nullptr, Stretch stretch = {}) {
-  if constexpr (RegisterTile<T>::matrix) {
-    static_assert(a_step == 1);
-    return matrix_product<into, vectors>(a, a_row, b, n, c, c_row, alpha, stretch);
-  } else {
-    constexpr int rows = simd::tile_rows, lane = vector_lanes<A>, lanes = vectors * lane,
-                  closing = closing_steps<vectors>;
-    Vec<A> p[rows][vectors];  // in registers
-    unroll<rows * vectors>([&](auto i) RINGATTN_INLINED { p[i / vectors][i % vectors] = Vec<A>::zero(); });
-    bool const close = n >= closing;
-    T const *x = a, *y = b;
-    for (std::int64_t s = 0; s < stretch.count; ++s, a += stretch.a, b += stretch.b) {
-      x = a, y = b;
-      std::int64_t const steps = close && s + 1 == stretch.count ? n - closing : n;
-      for (std::int64_t k = 0; k < steps; ++k, x += a_step, y += lanes) {
-        Factor<T> row[vectors];
-        unroll<vectors>([&](auto j) RINGATTN_INLINED { row[j] = simd::kept(Factor<T>::load(y + j * lane)); });
-        unroll<rows>([&](auto i) RINGATTN_INLINED {
-          Factor<T> const f = Factor<T>::broadcast(x[i * a_row]);
-          unroll<vectors>([&](auto j) RINGATTN_INLINED { p[i][j] = fma(f, row[j], p[i][j]); });
-        });
-      }
+  constexpr int rows = simd::tile_rows, lane = vector_lanes<A>, lanes = vectors * lane,
+                closing = closing_steps<vectors>;
+  Vec<A> p[rows][vectors];  // in registers
+  unroll<rows * vectors>([&](auto i) RINGATTN_INLINED { p[i / vectors][i % vectors] = Vec<A>::zero(); });
+  bool const close = n >= closing;
+  T const *x = a, *y = b;
+  for (std::int64_t s = 0; s < stretch.count; ++s, a += stretch.a, b += stretch.b) {
+    x = a, y = b;
+    std::int64_t const steps = close && s + 1 == stretch.count ? n - closing : n;
+    for (std::int64_t k = 0; k < steps; ++k, x += a_step, y += lanes) {
+      Factor<T> row[vectors];
+      unroll<vectors>([&](auto j) RINGATTN_INLINED { row[j] = simd::kept(Factor<T>::load(y + j * lane)); });
+      unroll<rows>([&](auto i) RINGATTN_INLINED {
+        Factor<T> const f = Factor<T>::broadcast(x[i * a_row]);
+        unroll<vectors>([&](auto j) RINGATTN_INLINED { p[i][j] = fma(f, row[j], p[i][j]); });
+      });
     }
-    auto const put = [&](auto i) RINGATTN_INLINED {
-      unroll<vectors>([&](auto j) RINGATTN_INLINED {
-        A* const to = c + i * c_row + j * lane;
-        if constexpr (into == Into::replace) p[i][j].store(to);
-        if constexpr (into == Into::add) (Vec<A>::load(to) + p[i][j]).store(to);
-        if constexpr (into == Into::rescale_add)
-          fma(Vec<A>::load(to), Vec<A>::load(alpha + j * lane), p[i][j]).store(to);
-      });
-    };
-    if (!close) return unroll<rows>(put);
-    Factor<T> row[closing][vectors];
-    unroll<closing>([&](auto k) RINGATTN_INLINED {
-      unroll<vectors>([&](auto j) RINGATTN_INLINED { row[k][j] = Factor<T>::load(y + k * lanes + j * lane); });
-    });
-    unroll<rows>([&](auto i) RINGATTN_INLINED {
-      unroll<closing>([&](auto k) RINGATTN_INLINED {
-        Factor<T> const f = Factor<T>::broadcast(x[i * a_row + k * a_step]);
-        unroll<vectors>([&](auto j) RINGATTN_INLINED { p[i][j] = fma(f, row[k][j], p[i][j]); });
-      });
-      put(i);
-    });
   }
+  auto const put = [&](auto i) RINGATTN_INLINED {
+    unroll<vectors>([&](auto j) RINGATTN_INLINED {
+      A* const to = c + i * c_row + j * lane;
+      if constexpr (into == Into::replace) p[i][j].store(to);
+      if constexpr (into == Into::add) (Vec<A>::load(to) + p[i][j]).store(to);
+      if constexpr (into == Into::rescale_add) fma(Vec<A>::load(to), Vec<A>::load(alpha + j * lane), p[i][j]).store(to);
+    });
+  };
+  if (!close) return unroll<rows>(put);
+  Factor<T> row[closing][vectors];
+  unroll<closing>([&](auto k) RINGATTN_INLINED {
+    unroll<vectors>([&](auto j) RINGATTN_INLINED { row[k][j] = Factor<T>::load(y + k * lanes + j * lane); });
+  });
+  unroll<rows>([&](auto i) RINGATTN_INLINED {
+    unroll<closing>([&](auto k) RINGATTN_INLINED {
+      Factor<T> const f = Factor<T>::broadcast(x[i * a_row + k * a_step]);
+      unroll<vectors>([&](auto j) RINGATTN_INLINED { p[i][j] = fma(f, row[k][j], p[i][j]); });
+    });
+    put(i);
+  });
 }
 
 /// tile_product with `vectors` <= most of them.
 template <Into into, int most, int a_row, int a_step, class T, class A>
 void narrow_product(int vectors, T const* a, T const* b, std::int64_t n, A* c, std::int64_t c_row,
-                    A const* alpha = nullptr) {
+                    A const* alpha = nullptr, Stretch stretch = {}) {
   if constexpr (most > 1)
-    if (vectors < most) return narrow_product<into, most - 1, a_row, a_step>(vectors, a, b, n, c, c_row, alpha);
-  tile_product<into, most, a_row, a_step>(a, b, n, c, c_row, alpha);
+    if (vectors < most)
+      return narrow_product<into, most - 1, a_row, a_step>(vectors, a, b, n, c, c_row, alpha, stretch);
+  tile_product<into, most, a_row, a_step>(a, b, n, c, c_row, alpha, stretch);
+}
+
+/// The same of pairs in matrix registers, for a multiple of 32 rows, a_row pairs apart. Every element is a sum that
+/// goes on from c (or alpha c, or 0) by one addition for RegisterTile<T>::steps steps at a time, in ascending order;
+/// zeros fill the last ones.
+template <Into into, int vectors>
+void matrix_product(std::int64_t rows, simd::BFloat16Pair const* a, std::int64_t a_row, simd::BFloat16Pair const* b,
+                    std::int64_t n, float* c, std::int64_t c_row, float const* alpha, Stretch stretch);
+
+/// Tile products one below the other, for `rows` rows rounded up to whole register tiles, whose factors lie a_tile
+/// apart.
+template <Into into, int most, int a_row, int a_step, class T, class A>
+void tall_product(int vectors, std::int64_t rows, T const* a, std::int64_t a_tile, T const* b, std::int64_t n, A* c,
+                  std::int64_t c_row, A const* alpha = nullptr, Stretch stretch = {}) {
+  constexpr int side = RegisterTile<T>::rows;
+  if constexpr (RegisterTile<T>::matrix) {
+    static_assert(a_step == 1 && most == 2);
+    auto const product = vectors == 1 ? matrix_product<into, 1> : matrix_product<into, 2>;
+    product(round_up(rows, side), a, a_row, b, round_up(n, RegisterTile<T>::steps), c, c_row, alpha, stretch);
+  } else {
+    for (std::int64_t i = 0; i < rows; i += side)
+      narrow_product<into, most, a_row, a_step>(vectors, a + i / side * a_tile, b, n, c + i * c_row, c_row, alpha,
+                                                stretch);
+  }
 }
 
 /// A tile product without the terms whose flag is 0, where 0 times a NaN or an infinity must not count. The flag of (i,

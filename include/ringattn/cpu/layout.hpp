@@ -54,6 +54,9 @@ template <class K> struct Sizes {
   static constexpr int key_terms = keys / terms, lane_terms = lanes / terms;
   /// Where the factor of a sum over keys lies (pack_factors): distances of its rows and of its steps.
   static constexpr int factor_row = Register::matrix ? key_terms : 1, factor_step = Register::matrix ? 1 : rows;
+  /// Keys whose products are computed before they become scores, and how near to the multipliers the next keys are
+  /// fetched: matrix registers want long products, and the first-level cache to themselves.
+  static constexpr int together = Register::matrix ? keys : rows, nearness = Register::matrix ? 2 : 3;
   /// Panels of no more rows are flat (flat_tile.hpp). Rows of several heads are multiplied together, up to so many.
   static constexpr int flat = Register::matrix ? vector : std::min(rows, std::max(vector / 2, 1));
   static constexpr int flat_terms = int(round_up(head_terms, vector));
@@ -128,10 +131,10 @@ class Stretches {
   size_t end_ = 0;
 };
 
-/// Panels that read one packing of a key tile, at most so many: with all that belongs to them they should stay in half
-/// of today's second-level caches.
-constexpr int64_t chunk_panels(int64_t panel_bytes, int64_t most) {
-  return std::clamp<int64_t>((int64_t(3) << 18) / panel_bytes, 4, most);
+/// Panels of q rows that read one packing of a key tile, at most so many rows: with all that belongs to them they
+/// should stay in half of today's second-level caches.
+constexpr int64_t chunk_panels(int64_t q, int64_t row_bytes, int64_t most_rows) {
+  return std::max<int64_t>(std::min((int64_t(3) << 18) / row_bytes, most_rows) / q, 4);
 }
 
 template <class K> struct ForwardLayout {
@@ -139,7 +142,7 @@ template <class K> struct ForwardLayout {
   using S = Sizes<K>;
   using T = typename S::T;
   static constexpr int64_t most_panels =
-      chunk_panels(S::q * (S::head_terms * int64_t(sizeof(T)) + S::value_rows * int64_t(sizeof(A))), 32);
+      chunk_panels(S::q, S::head_terms* int64_t(sizeof(T)) + S::value_rows * int64_t(sizeof(A)), 1536);
 
   int64_t chunk = 0;
   /// [panel]: [lane block][value_rows][lanes] ([value_columns] of each row if flat), [q], [q]; [chunk].
@@ -173,7 +176,8 @@ template <class K> struct BackwardLayout {
   using A = typename K::Accumulator;
   using S = Sizes<K>;
   using T = typename S::T;
-  static constexpr int64_t most_panels = chunk_panels(S::q * (S::head + S::value) * int64_t(sizeof(A)), 16);
+  static constexpr int64_t most_panels =
+      chunk_panels(S::q, (S::head + S::value) * int64_t(sizeof(A)), S::Register::matrix ? 1536 : 768);
   /// Lane blocks whose sums over query rows are made together: dK|dV are read and written once for all of them.
   static constexpr int64_t joint = S::Register::matrix ? 4 : 2;
 

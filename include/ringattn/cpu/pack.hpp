@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // From strided tensors into the dense layouts that the tile products read. T is a number of the accumulator type or a
-// pair of bfloat16 (gemm_tile.hpp); pack_rows and pack_columns tell whether they
-// met a NaN or an infinity.
+// pair of bfloat16 (gemm_tile.hpp); pack_columns and pack_factors tell whether they met a NaN or an infinity.
 #pragma once
 
 #include <algorithm>
@@ -124,15 +123,15 @@ template <int width, class E> bool special_in_rows(Slab<E const> src, std::int64
 
 /// Rows as they are: dst[r][term] for n rows, zeros in terms beyond the width and in rows up to `rows`.
 template <int width, int terms, class T, class E>
-[[gnu::noinline]] bool pack_rows(Slab<E const> src, std::int64_t n, std::int64_t rows, T* RINGATTN_RESTRICT dst) {
+[[gnu::noinline]] void pack_rows(Slab<E const> src, std::int64_t n, std::int64_t rows, T* RINGATTN_RESTRICT dst) {
   using N = Number<T>;
   constexpr int step = terms_of<T>;
-  unsigned special = 0;
   for (std::int64_t r = 0; r < n; ++r, dst += terms) {
     E const* RINGATTN_RESTRICT const from = src.at(r);
-    special |= special_in<width>(from, src.dim);
     auto const put = [&](auto dim) {
       int t = 0;
+      if constexpr (std::is_same_v<E, N> && step > 1)
+        for (; dim == 1 && t < width / step; ++t) __builtin_memcpy(dst + t, from + t * step, sizeof(T));
       if constexpr (step == 1)
         for (; dim == 1 && t + vector_lanes<N> <= width; t += vector_lanes<N>) load_as<N>(from + t).store(dst + t);
       for (; t < width / step; ++t) dst[t] = operand<T>([&](int i) { return convert<N>(from[(t * step + i) * dim]); });
@@ -146,7 +145,6 @@ template <int width, int terms, class T, class E>
       put(src.dim);
   }
   std::fill_n(dst, (rows - n) * terms, T{});
-  return special != 0;
 }
 
 /// `block` operands of a row from operand t0 on, times factor; zeros beyond its width. A function of its own, since
@@ -302,8 +300,9 @@ bool pack_factors(Slab<E const> src, std::int64_t n, std::int64_t rows, T* RINGA
     return pack_columns<width, columns, RegisterTile<T>::rows>(src, n, rows, dst);
 }
 
-/// Fetches rows of keys and values into the caches, a few at a time, while others are computed on.
-template <int key_width, int value_width, class E> class Prefetch {
+/// Fetches rows of keys and values into the caches, a few at a time, while others are computed on. nearness: 3 the
+/// first level, 2 the second one.
+template <int key_width, int value_width, int nearness, class E> class Prefetch {
  public:
   /// `rows` of them, in `calls` calls of `some`.
   Prefetch(Slab<E const> keys, Slab<E const> values, std::int64_t rows, std::int64_t calls)
@@ -319,7 +318,7 @@ template <int key_width, int value_width, class E> class Prefetch {
  private:
   template <int width> void touch(Slab<E const> const& s) const {
     char const* const row = reinterpret_cast<char const*>(s.at(next_));
-    for (int i = 0; i < width * int(sizeof(E)); i += 64) __builtin_prefetch(row + i, 0, 3);
+    for (int i = 0; i < width * int(sizeof(E)); i += 64) __builtin_prefetch(row + i, 0, nearness);
   }
 
   Slab<E const> keys_, values_;

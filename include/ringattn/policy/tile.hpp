@@ -14,13 +14,19 @@ template <int q_, int kv_> struct FixedTiles {
   }
 };
 
-/// CPUs (arch 0): blocks that keep one panel of queries and one of scores in the first-level cache. GPUs: the first of
-/// budget::candidates that fits in registers and shared memory.
+/// CPUs (arch 0): blocks that keep one panel of queries and one of scores in the first-level cache; with matrix
+/// registers twice the keys, since sums are read and written once for each block. GPUs: the first of budget::candidates
+/// that fits in registers and shared memory.
 struct DefaultTiles {
   constexpr Tile operator()(int arch, int head_dim, int value_dim, int element_bytes) const {
     if (arch >= 80) return budget::tensor_core_tile(arch, head_dim, value_dim, element_bytes);
-    if (RINGATTN_AMX && element_bytes == 2) return {.q = 96, .kv = 128};
     return element_bytes > 4 ? Tile{.q = 48, .kv = 64} : Tile{.q = 48, .kv = 128};
+  }
+  template <class Precision>
+  constexpr Tile operator()(int arch, int head_dim, int value_dim, int element_bytes,
+                            std::type_identity<Precision>) const {
+    if (RINGATTN_AMX && arch == 0 && std::is_same_v<typename Precision::Element, BFloat16>) return {.q = 32, .kv = 256};
+    return (*this)(arch, head_dim, value_dim, element_bytes);
   }
 };
 
