@@ -66,11 +66,17 @@ template <class Mask> std::vector<Candidate> candidates(Problem problem, int thr
   std::vector<Candidate> list;
   std::shared_ptr<Operands> shared;
   add<Pipeline<Mask, DefaultTiles>>(list, shared, problem, threads);
-  // The grid. Fewer lines compile faster.
-  add_row<Mask, 32, 64, 96, 128, 192>(list, shared, problem, threads);
-  add_row<Mask, 48, 64, 96, 128, 192>(list, shared, problem, threads);
-  add_row<Mask, 64, 64, 96, 128, 192>(list, shared, problem, threads);
-  add_row<Mask, 96, 64, 96, 128, 192>(list, shared, problem, threads);
+  // The grid. Fewer lines compile faster. Matrix registers take lanes by 32, and like long key blocks.
+  if constexpr (RINGATTN_AMX && std::is_same_v<BENCH_PRECISION::Element, BFloat16>) {
+    add_row<Mask, 32, 64, 128, 192, 256, 384>(list, shared, problem, threads);
+    add_row<Mask, 64, 64, 128, 192, 256, 384>(list, shared, problem, threads);
+    add_row<Mask, 96, 64, 128, 192, 256, 384>(list, shared, problem, threads);
+  } else {
+    add_row<Mask, 32, 64, 96, 128, 192>(list, shared, problem, threads);
+    add_row<Mask, 48, 64, 96, 128, 192>(list, shared, problem, threads);
+    add_row<Mask, 64, 64, 96, 128, 192>(list, shared, problem, threads);
+    add_row<Mask, 96, 64, 96, 128, 192>(list, shared, problem, threads);
+  }
   return list;
 }
 
