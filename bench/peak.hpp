@@ -60,11 +60,12 @@ inline double loop_bf16(long rounds) {
   ringattn::simd::TileScope const registers;
   long left = (rounds + 3) / 4;
   double const flops = double(left) * 6 * 2 * 16 * 16 * 32;
-  asm volatile(".irp r,0,1,2,3,4,5,6,7\n tilezero %%tmm\\r\n .endr\n"
-               "1:\n .irp r,0,1,2,3,4,5\n tdpbf16ps %%tmm7, %%tmm6, %%tmm\\r\n .endr\n dec %0\n jne 1b"
-               : "+r"(left)
-               :
-               : "cc");
+  asm volatile(
+      ".irp r,0,1,2,3,4,5,6,7\n tilezero %%tmm\\r\n .endr\n"
+      "1:\n .irp r,0,1,2,3,4,5\n tdpbf16ps %%tmm7, %%tmm6, %%tmm\\r\n .endr\n dec %0\n jne 1b"
+      : "+r"(left)
+      :
+      : "cc");
   return flops;
 }
 #elif defined(__AVX512BF16__)
