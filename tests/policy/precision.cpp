@@ -72,6 +72,20 @@ TEST_CASE("policy: kernels depend on six things and are shared otherwise") {
   CHECK(KernelOf<OtherTiles>::tile(0) == Tile{.q = 8, .kv = 16});
 }
 
+namespace {
+
+struct ByPrecision {
+  constexpr Tile operator()(int, int, int, int) const { return {.q = 16, .kv = 32}; }
+  constexpr Tile operator()(int, int, int, int, std::type_identity<Fp16>) const { return {.q = 48, .kv = 64}; }
+};
+
+}  // namespace
+
+TEST_CASE("tiles: a policy that looks at the precision is asked with it") {
+  CHECK(Kernel<Fp16, Full, Plain, ByPrecision, 64, 64>::tile(0) == Tile{.q = 48, .kv = 64});
+  CHECK(Kernel<Bf16, Full, Plain, ByPrecision, 64, 64>::tile(0) == Tile{.q = 16, .kv = 32});
+}
+
 TEST_CASE("tiles: positive for every format") {
   for (int bytes : {2, 4, 8})
     for (int dim : {8, 64, 256}) {

@@ -329,7 +329,7 @@ template <class K> class Forward {
       add_seen(weights + w, values.from(begin), end - begin, mine.seen + w, out[w], alpha[w]);
   }
 
-  /// Scores of tile_rows keys from i on, `valid` of them real, from their products; -inf where a pair is invisible.
+  /// Scores of a block of keys from i on, `valid` of them real, from their products; -inf where a pair is invisible.
   void score(Scratch const& mine, Block const& block, Rows k, int i, int valid, Coverage coverage) const {
     int const lanes = block.lanes();
     A* const s = mine.scores + i * lanes;

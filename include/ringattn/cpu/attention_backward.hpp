@@ -262,7 +262,7 @@ template <class K> class Backward {
     }
   }
 
-  /// Weights P and score gradients dS of tile_rows keys from `i` on and one lane block, which starts at `lane` of the
+  /// Weights P and score gradients dS of a block of keys from `i` on and one lane block, which starts at `lane` of the
   /// chunk. Rows from `valid` on come out as 0.
   void pair_block(Scratch const& mine, int64_t slot, int64_t lane, Panel const& panel, int64_t w0, Rows k,
                   Coverage coverage, int i, int valid, int64_t const* position) const {

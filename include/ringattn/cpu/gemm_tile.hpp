@@ -124,7 +124,8 @@ void tall_product(int vectors, std::int64_t rows, T const* a, std::int64_t a_til
                   std::int64_t c_row, A const* alpha = nullptr, Stretch stretch = {}) {
   constexpr int side = RegisterTile<T>::rows;
   if constexpr (RegisterTile<T>::matrix) {
-    static_assert(a_step == 1 && most == 2);
+    static_assert(a_step == 1 && most == RegisterTile<T>::vectors,
+                  "matrix registers load rows, for two vectors of lanes");
     auto const product = vectors == 1 ? matrix_product<into, 1> : matrix_product<into, 2>;
     product(round_up(rows, side), a, a_row, b, round_up(n, RegisterTile<T>::steps), c, c_row, alpha, stretch);
   } else {

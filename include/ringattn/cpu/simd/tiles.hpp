@@ -78,9 +78,7 @@ inline bool tiles_granted() {
 
 inline constexpr bool has_tiles = false;
 inline constexpr int tile_side = 1, tile_steps = 1;
-struct TileScope {
-  TileScope() {}  // a scope is no unused variable
-};
+class TileScope;
 
 #endif
 
