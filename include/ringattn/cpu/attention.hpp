@@ -229,9 +229,9 @@ template <class K> class Forward {
       DenseRows<T> dense_keys, dense_values;
       Slab<E const> const keys(step_.k, b, first + done, g), values(step_.v, b, first + done, g);
       int64_t const exist = all_keys - first - done;
-      Prefetch<S::head, S::value, S::nearness, E> ahead(keys.from(k.count), values.from(k.count),
-                                                        std::min<int64_t>(S::keys, exist - k.count),
-                                                        n * ceil_div(k.count, S::together));
+      Prefetch<S::head, S::value, S::nearness, E> ahead(
+          keys.from(k.count), values.from(k.count), std::min<int64_t>(S::keys, exist - k.count),
+          n * ceil_div(k.count, S::together(vectors_for(panels->rows.count))));
       for (int64_t p = 0, together; go && p < n; p += together) {
         together = computed_together(panels + p, n - p);
         VisibleKeys<S::keys, S::rows> const see(step_.mask, panels[p].rows, k);
@@ -277,10 +277,11 @@ template <class K> class Forward {
     int const begin = see.begin(), n = see.end() - begin;
     for (int64_t w0 = 0; w0 < panel.rows.count; w0 += S::lanes) {
       Block const block(&panel, 1, w0);
-      for (int i = begin; i < see.end(); i += S::together) {
-        int const end = std::min(i + S::together, see.end());
+      int const together = S::together(block.vectors);
+      for (int i = begin; i < see.end(); i += together) {
+        int const end = std::min(i + together, see.end());
         ahead.some();
-        if (S::together > S::rows || see.block(i) != Coverage::none)
+        if (see.any(i, end))
           tall_product<Into::replace, S::vectors, S::head_terms, 1>(
               block.vectors, end - i, mine.keys + i * S::head_terms, S::rows * S::head_terms,
               queries + w0 * S::head_terms, S::head_terms, mine.scores + i * block.lanes(), block.lanes());

@@ -47,21 +47,26 @@ struct Stretch {
 };
 
 /// Steps of a tile product that its end goes through row by row, as many as there are registers for.
-template <int vectors>
-inline constexpr int closing_steps = simd::tile_rows* vectors + 2 * vectors + 1 <= simd::registers ? 2 : 1;
+template <int rows, int vectors>
+inline constexpr int closing_steps = rows* vectors + 2 * vectors + 1 <= simd::registers ? 2 : 1;
+
+/// How many register tiles are computed at once, one below the other: where they are a vector wide a single one would
+/// wait for its own sums.
+constexpr int tiles_at_once(int vectors) { return vectors == 1 ? 2 : 1; }
 
 /// c[i * c_row + w] = P, += P, or = alpha[w] c + P, where P[i][w] = sum_k a[i * a_row + k * a_step]
-/// b[k * lanes + w] for simd::tile_rows rows i and `vectors` vectors of lanes. Every element of P is one chain of fma
-/// in ascending k from 0, so that it depends on nothing else in the tile, nor on which factor has the lanes. Not
-/// inlined: all kernels of a type share these functions.
+/// b[k * lanes + w] for simd::tile_rows rows i and `vectors` vectors of lanes; `tiles` times, a_tile apart in a. Every
+/// element of P is one chain of fma in ascending k from 0, so that it depends on nothing else in the tile, nor on which
+/// factor has the lanes. Not inlined: all kernels of a type share these functions.
 ///
 /// The last steps go row by row, and each row is stored as it gets done: a store takes nothing from the multipliers if
 /// its vector has just been computed, but the time of 1.5 products if it has to be read from the register file (Zen 4).
-template <Into into, int vectors, int a_row, int a_step, class T, class A>
-[[gnu::noinline]] void tile_product(T const* a, T const* b, std::int64_t n, A* c, std::int64_t c_row,
-                                    [[maybe_unused]] A const* alpha = nullptr, Stretch stretch = {}) {
-  constexpr int rows = simd::tile_rows, lane = vector_lanes<A>, lanes = vectors * lane,
-                closing = closing_steps<vectors>;
+template <Into into, int vectors, int tiles, int a_row, int a_step, class T, class A>
+[[gnu::noinline]] void tile_product(T const* a, [[maybe_unused]] std::int64_t a_tile, T const* b, std::int64_t n, A* c,
+                                    std::int64_t c_row, [[maybe_unused]] A const* alpha, Stretch stretch) {
+  constexpr int side = simd::tile_rows, rows = tiles * side, lane = vector_lanes<A>, lanes = vectors * lane,
+                closing = closing_steps<rows, vectors>;
+  auto const row_of = [&](auto i) RINGATTN_INLINED { return i % side * a_row + (i < side ? 0 : i / side * a_tile); };
   Vec<A> p[rows][vectors];  // in registers
   unroll<rows * vectors>([&](auto i) RINGATTN_INLINED { p[i / vectors][i % vectors] = Vec<A>::zero(); });
   bool const close = n >= closing;
@@ -73,7 +78,7 @@ template <Into into, int vectors, int a_row, int a_step, class T, class A>
       Factor<T> row[vectors];
       unroll<vectors>([&](auto j) RINGATTN_INLINED { row[j] = simd::kept(Factor<T>::load(y + j * lane)); });
       unroll<rows>([&](auto i) RINGATTN_INLINED {
-        Factor<T> const f = Factor<T>::broadcast(x[i * a_row]);
+        Factor<T> const f = Factor<T>::broadcast(x[row_of(i)]);
         unroll<vectors>([&](auto j) RINGATTN_INLINED { p[i][j] = fma(f, row[j], p[i][j]); });
       });
     }
@@ -93,45 +98,40 @@ template <Into into, int vectors, int a_row, int a_step, class T, class A>
   });
   unroll<rows>([&](auto i) RINGATTN_INLINED {
     unroll<closing>([&](auto k) RINGATTN_INLINED {
-      Factor<T> const f = Factor<T>::broadcast(x[i * a_row + k * a_step]);
+      Factor<T> const f = Factor<T>::broadcast(x[row_of(i) + k * a_step]);
       unroll<vectors>([&](auto j) RINGATTN_INLINED { p[i][j] = fma(f, row[k][j], p[i][j]); });
     });
     put(i);
   });
 }
 
-/// tile_product with `vectors` <= most of them.
-template <Into into, int most, int a_row, int a_step, class T, class A>
-void narrow_product(int vectors, T const* a, T const* b, std::int64_t n, A* c, std::int64_t c_row,
-                    A const* alpha = nullptr, Stretch stretch = {}) {
-  if constexpr (most > 1)
-    if (vectors < most)
-      return narrow_product<into, most - 1, a_row, a_step>(vectors, a, b, n, c, c_row, alpha, stretch);
-  tile_product<into, most, a_row, a_step>(a, b, n, c, c_row, alpha, stretch);
-}
-
-/// The same of pairs in matrix registers, for a multiple of 32 rows, a_row pairs apart. Every element is a sum that
+/// Products of pairs in matrix registers, for a multiple of 32 rows, a_row pairs apart. Every element is a sum that
 /// goes on from c (or alpha c, or 0) by one addition for RegisterTile<T>::steps steps at a time, in ascending order;
 /// zeros fill the last ones.
 template <Into into, int vectors>
 void matrix_product(std::int64_t rows, simd::BFloat16Pair const* a, std::int64_t a_row, simd::BFloat16Pair const* b,
                     std::int64_t n, float* c, std::int64_t c_row, float const* alpha, Stretch stretch);
 
-/// Tile products one below the other, for `rows` rows rounded up to whole register tiles, whose factors lie a_tile
-/// apart.
+/// Tile products one below the other, `vectors` <= most wide, for `rows` rows rounded up to whole register tiles, whose
+/// factors lie a_tile apart.
 template <Into into, int most, int a_row, int a_step, class T, class A>
 void tall_product(int vectors, std::int64_t rows, T const* a, std::int64_t a_tile, T const* b, std::int64_t n, A* c,
                   std::int64_t c_row, A const* alpha = nullptr, Stretch stretch = {}) {
-  constexpr int side = RegisterTile<T>::rows;
   if constexpr (RegisterTile<T>::matrix) {
     static_assert(a_step == 1 && most == RegisterTile<T>::vectors,
                   "matrix registers load rows, for two vectors of lanes");
     auto const product = vectors == 1 ? matrix_product<into, 1> : matrix_product<into, 2>;
-    product(round_up(rows, side), a, a_row, b, round_up(n, RegisterTile<T>::steps), c, c_row, alpha, stretch);
+    product(round_up(rows, RegisterTile<T>::rows), a, a_row, b, round_up(n, RegisterTile<T>::steps), c, c_row, alpha,
+            stretch);
   } else {
-    for (std::int64_t i = 0; i < rows; i += side)
-      narrow_product<into, most, a_row, a_step>(vectors, a + i / side * a_tile, b, n, c + i * c_row, c_row, alpha,
-                                                stretch);
+    if constexpr (most > 1)
+      if (vectors < most)
+        return tall_product<into, most - 1, a_row, a_step>(vectors, rows, a, a_tile, b, n, c, c_row, alpha, stretch);
+    constexpr int side = RegisterTile<T>::rows, tiles = tiles_at_once(most);
+    for (; rows > (tiles - 1) * side; rows -= tiles * side, a += tiles * a_tile, c += tiles * side * c_row)
+      tile_product<into, most, tiles, a_row, a_step>(a, a_tile, b, n, c, c_row, alpha, stretch);
+    for (; rows > 0; rows -= side, a += a_tile, c += side * c_row)
+      tile_product<into, most, 1, a_row, a_step>(a, a_tile, b, n, c, c_row, alpha, stretch);
   }
 }
 

@@ -54,9 +54,11 @@ template <class K> struct Sizes {
   static constexpr int key_terms = keys / terms, lane_terms = lanes / terms;
   /// Where the factor of a sum over keys lies (pack_factors): distances of its rows and of its steps.
   static constexpr int factor_row = Register::matrix ? key_terms : 1, factor_step = Register::matrix ? 1 : rows;
-  /// Keys whose products are computed before they become scores, and how near to the multipliers the next keys are
-  /// fetched: matrix registers want long products, and the first-level cache to themselves.
-  static constexpr int together = Register::matrix ? keys : rows, nearness = Register::matrix ? 2 : 3;
+  /// Keys whose products with so many vectors of query rows are computed before they become scores, and how near to the
+  /// multipliers the next keys are fetched: matrix registers want long products, and the first-level cache to
+  /// themselves.
+  static constexpr int together(int n) { return Register::matrix ? keys : tiles_at_once(n) * rows; }
+  static constexpr int nearness = Register::matrix ? 2 : 3;
   /// Panels of no more rows are flat (flat_tile.hpp). Rows of several heads are multiplied together, up to so many.
   static constexpr int flat = Register::matrix ? vector : std::min(rows, std::max(vector / 2, 1));
   static constexpr int flat_terms = int(round_up(head_terms, vector));
@@ -250,6 +252,10 @@ template <int keys, int rows> class VisibleKeys {
   int end() const { return end_; }
   bool none() const { return begin_ >= end_; }
   bool partial() const { return partial_; }
+  bool any(int from, int to) const {
+    while (from < to && block(from) == Coverage::none) from += rows;
+    return from < to;
+  }
   /// Of the block that starts at key `at`.
   Coverage block(int at) const { return partial_ ? block_[at / rows] : Coverage::full; }
 

@@ -31,6 +31,7 @@ RINGATTN_INLINE unsigned is_special(double x) {
   return (__builtin_bit_cast(std::uint64_t, x) & exponent) == exponent;
 }
 RINGATTN_INLINE unsigned is_special(BFloat16 x) { return (x.bits & 0x7f80u) == 0x7f80u; }
+RINGATTN_INLINE unsigned is_special(Float16 x) { return (x.bits & 0x7c00u) == 0x7c00u; }
 
 /// Rows of one (batch, head): where they start and how they go on.
 template <class T> struct Slab {
@@ -42,10 +43,14 @@ template <class T> struct Slab {
   Slab(View<T, Space> const& v, std::int64_t batch, std::int64_t first, std::int64_t head)
       : data(v.row(batch, first, head)), row(v.stride[1]), dim(v.stride[3]) {}
   T* at(std::int64_t r) const { return data + r * row; }
-  Slab from(std::int64_t r) const {
-    Slab later(*this);
-    later.data = at(r);
-    return later;
+  Slab from(std::int64_t r) const { return moved(r * row); }
+  Slab columns(std::int64_t c) const { return moved(c * dim); }
+
+ private:
+  Slab moved(std::int64_t elements) const {
+    Slab other(*this);
+    other.data += elements;
+    return other;
   }
 };
 
@@ -99,9 +104,6 @@ template <class T> RINGATTN_INLINE auto number(T x, int i) {
     return i == 0 ? x.first() : x.second();
 }
 
-/// A type that `is_special` knows.
-template <class E> using Plain = std::conditional_t<std::is_same_v<E, Float16>, float, E>;
-
 /// The type whose numbers an operand is made of.
 template <class T> using Number = std::conditional_t<terms_of<T> == 2, BFloat16, T>;
 
@@ -109,9 +111,9 @@ template <class T> using Number = std::conditional_t<terms_of<T> == 2, BFloat16,
 template <int width, class E> RINGATTN_INLINE unsigned special_in(E const* row, std::int64_t dim) {
   unsigned special = 0;
   if (dim == 1)
-    for (int d = 0; d < width; ++d) special |= is_special(convert<Plain<E>>(row[d]));
+    for (int d = 0; d < width; ++d) special |= is_special(row[d]);
   else
-    for (int d = 0; d < width; ++d) special |= is_special(convert<Plain<E>>(row[d * dim]));
+    for (int d = 0; d < width; ++d) special |= is_special(row[d * dim]);
   return special;
 }
 
@@ -231,23 +233,24 @@ RINGATTN_INLINE void unpack_lanes(A const* sums, std::int64_t n, std::int64_t la
 template <int width, int columns, int group, class T, class E>
 [[gnu::noinline]] bool pack_columns(Slab<E const> src, std::int64_t n, std::int64_t rows, T* RINGATTN_RESTRICT dst) {
   using N = Number<T>;
-  constexpr int step = terms_of<T>;
+  using V = Vec<std::conditional_t<terms_of<T> == 2, float, N>>;
+  constexpr int step = terms_of<T>, lanes = V::lanes, piece = std::min(group, lanes), chains = 4;
+  // A cache line of a row at once: each is fetched once, and the blocks written to are few. They may lie a power of two
+  // apart, and would fight for cache sets.
+  constexpr int line = int(round_up(std::max<int>(64 / sizeof(E), lanes), group));
+  constexpr int in_lines = std::min(width, columns) / line * line;
   std::int64_t const depth = rows / step, steps = ceil_div(n, step), full = n / step;
-  bool const special = special_in_rows<width>(src, n);
-  // Block by block: blocks may lie a power of two apart, and row by row their stores would fight for cache sets.
-  for (int c = 0; c < columns; c += group) {
+
+  // Steps from s on of one block, and the zeros behind them.
+  auto const rest = [&](int c, std::int64_t s) {
     int const block = std::min(group, columns - c), valid = std::clamp(width - c, 0, block);
-    T* RINGATTN_RESTRICT to = dst + c * depth;
-    std::int64_t s = 0;
-    auto const whole = [&](auto dim) {
+    T* RINGATTN_RESTRICT to = dst + c * depth + s * block;
+    if (valid == group)
       for (; s < full; ++s, to += group) {
-        E const* RINGATTN_RESTRICT const from = src.at(s * step) + c * dim;
+        E const* RINGATTN_RESTRICT const from = src.at(s * step) + c * src.dim;
         for (int i = 0; i < group; ++i)
-          to[i] = operand<T>([&](int k) { return convert<N>(from[k * src.row + i * dim]); });
+          to[i] = operand<T>([&](int k) { return convert<N>(from[k * src.row + i * src.dim]); });
       }
-    };
-    if (valid == group && src.dim == 1) whole(std::integral_constant<int, 1>{});
-    if (valid == group && src.dim != 1) whole(src.dim);
     for (; s < steps; ++s, to += block) {  // a row or a column is missing
       E const* const from = src.at(s * step) + c * src.dim;
       for (int i = 0; i < block; ++i)
@@ -256,7 +259,42 @@ template <int width, int columns, int group, class T, class E>
         });
     }
     std::fill_n(to, (depth - steps) * block, T{});
+  };
+
+  if (src.dim != 1) {
+    for (int c = 0; c < columns; c += group) rest(c, 0);
+    return special_in_rows<width>(src, n);
   }
+  std::int64_t const by_lines = full / chains * chains;
+  V sum[chains];  // of products with 0: not 0 after a NaN or an infinity
+  unroll<chains>([&](auto i) RINGATTN_INLINED { sum[i] = V::zero(); });
+  for (int c = 0; c < in_lines; c += line) {
+    for (std::int64_t s = 0; s < by_lines; s += chains)
+      unroll<chains>([&](auto i) RINGATTN_INLINED {
+        E const* RINGATTN_RESTRICT const from = src.at((s + i) * step) + c;
+        unroll<line / lanes>([&](auto l) RINGATTN_INLINED {
+          T part[lanes];
+          Factor<T> x;
+          if constexpr (step == 2)
+            x = Factor<T>::interleave(from + l * lanes, from + src.row + l * lanes);
+          else
+            x = load_as<N>(from + l * lanes);
+          x.store(part);
+          sum[i] = fma(x, Factor<T>::broadcast(T{}), sum[i]);
+          for (int b = 0; b < lanes; b += piece) {
+            int const at = l * lanes + b;
+            __builtin_memcpy(dst + (c + at / group * group) * depth + (s + i) * group + at % group, part + b,
+                             piece * sizeof(T));
+          }
+        });
+      });
+    for (int b = 0; b < line; b += group) rest(c + b, by_lines);
+  }
+  for (int c = in_lines; c < columns; c += group) rest(c, 0);
+  bool special = false;
+  unroll<chains>([&](auto i) RINGATTN_INLINED { special |= simd::any_different(sum[i], V::zero()); });
+  if constexpr (in_lines > 0) special |= special_in_rows<in_lines>(src.from(by_lines * step), n - by_lines * step);
+  if constexpr (in_lines < width) special |= special_in_rows<width - in_lines>(src.columns(in_lines), n);
   return special;
 }
 
@@ -309,7 +347,8 @@ template <int key_width, int value_width, int nearness, class E> class Prefetch 
       : keys_(keys), values_(values), rows_(rows), calls_(calls) {}
 
   void some() {
-    for (std::int64_t const stop = std::min(rows_, rows_ * ++call_ / calls_); next_ < stop; ++next_) {
+    if (next_ == rows_) return;
+    for (due_ += rows_; due_ >= calls_; due_ -= calls_, ++next_) {
       touch<key_width>(keys_);
       touch<value_width>(values_);
     }
@@ -322,7 +361,7 @@ template <int key_width, int value_width, int nearness, class E> class Prefetch 
   }
 
   Slab<E const> keys_, values_;
-  std::int64_t rows_, calls_, next_ = 0, call_ = 0;
+  std::int64_t rows_, calls_, next_ = 0, due_ = 0;
 };
 
 }  // namespace ringattn::cpu

@@ -16,8 +16,8 @@ import sys
 HERE = pathlib.Path(__file__).resolve().parent
 INCLUDE = HERE.parent.parent.parent / "include"
 # name: flags, rows of a register tile, products in products.cpp
-SETS = {"AVX2": (["-mavx2", "-mfma", "-mf16c"], 4, 5),
-        "AVX-512": (["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16", "-mfma", "-mf16c"], 8, 8)}
+SETS = {"AVX2": (["-mavx2", "-mfma", "-mf16c"], 4, 7),
+        "AVX-512": (["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16", "-mfma", "-mf16c"], 8, 12)}
 MULTIPLY = re.compile(r"v(fmadd...p[sd]|dpbf16ps)\b")
 
 
