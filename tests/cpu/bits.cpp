@@ -102,7 +102,7 @@ TEST_CASE_TEMPLATE("other rows do not matter", K, C32, C16, C64) {
 // threads at once.
 TEST_CASE_TEMPLATE("few rows against many keys", K, C32, C16, C64, D32, D16) {
   Case<K> all;
-  all.heads = 3;
+  all.heads = 5;
   all.kv_heads = 1;
   all.q_rows = {{1100, 1, 131}};
   all.k_rows = {{0, 1, 1300}, {1300, 2, 300}, {5, 3, 17}};
@@ -112,7 +112,7 @@ TEST_CASE_TEMPLATE("few rows against many keys", K, C32, C16, C64, D32, D16) {
   auto const expected = all.run(one);
   check_against_oracle(all, expected);
   CHECK(all.run(one, {1, 1, 1}) == expected);
-  for (int64_t n : {1, 2, 3, 8, 12, 20, 47}) {
+  for (int64_t n : {1, 2, 3, 8, 9, 16, 20, 47}) {
     int64_t const first = 131 - n - n % 5;
     Case<K> part = all;
     part.layout = int(n % 5) % 4;
@@ -125,6 +125,7 @@ TEST_CASE_TEMPLATE("few rows against many keys", K, C32, C16, C64, D32, D16) {
       CAPTURE(threads);
       Cpu cpu({.threads = threads});
       auto const got = part.run(cpu);
+      CHECK(part.run(cpu, {2, 1}) == got);
       CHECK(same_bytes(got.out, rows(expected.out, K::value_dim)));
       CHECK(same_bytes(got.lse, rows(expected.lse, 1)));
       CHECK(same_bytes(got.dq, rows(expected.dq, K::head_dim)));

@@ -8,8 +8,7 @@
 
 #include "control.hpp"
 #include "flat_tile.hpp"
-#include "layout.hpp"
-#include "softmax_tile.hpp"
+#include "panel.hpp"
 
 namespace ringattn::inline RINGATTN_ABI::cpu {
 
@@ -19,6 +18,8 @@ template <class K> class Forward {
   using E = typename K::Element;
   using S = Sizes<K>;
   using T = typename S::T;  // what products multiply
+  using State = PanelState<S>;
+  using Block = cpu::Block<S>;
   using Step = AttendStep<K, HostSpace>;
 
   Forward(Step const& step, int threads)
@@ -42,7 +43,7 @@ template <class K> class Forward {
   int64_t panels() const { return count_.all(); }
   int64_t units() const { return chunks_ * splits_; }
 
-  void clear(int64_t panel) const { clear(state_of(panel)); }
+  void clear(int64_t panel) const { state_of(panel).clear(); }
   /// Before the units of a step.
   void start() const {
     for (int64_t chunk = 0; chunk < chunks_ && splits_ > 1; ++chunk) new (&turn(chunk)) std::atomic<int64_t>(0);
@@ -60,7 +61,8 @@ template <class K> class Forward {
     Panel panels[ForwardLayout<K>::most_panels];
     for (int64_t p = 0; p < n; ++p) panels[p] = panel_of(b, g, begin + p);
     for (int64_t p = 0, together; p < n; p += together)
-      pack_queries(panels + p, together = computed_together(panels + p, n - p), b, mine.queries + p * S::query_terms);
+      pack_queries(panels + p, together = computed_together<S>(panels + p, n - p), b,
+                   mine.queries + p * S::query_terms);
     bool my_turn = split == 0;
     int64_t const first_segment = split * segments_ / splits_, end_segment = (split + 1) * segments_ / splits_;
     each_key_tile(step_.k_rows, S::segment, [&](Rows keys, int64_t first, int64_t segment) {
@@ -73,7 +75,7 @@ template <class K> class Forward {
         if (!states[p].out || states[p].out == running.out) continue;
         if (!my_turn && !wait_for_turn(chunk, split, control)) return false;
         my_turn = true;
-        merge(panels[p].rows.count, running, states[p]);
+        running.merge(panels[p].rows.count, states[p]);
       }
       return true;
     });
@@ -94,7 +96,7 @@ template <class K> class Forward {
       if (result.lse) result.lse(b, first + r, h, 0) = undefined ? factor[r] : softmax::lse(top, total);
     }
     Slab<E> const to(result.out, b, first, h);
-    if (is_flat(rows)) {
+    if (is_flat<S>(rows.count)) {
       for (int64_t r = 0; r < rows.count; ++r)
         for (int d = 0; d < S::value; ++d)
           to.at(r)[d * to.dim] = convert<E>(state.out[r * S::value_columns + d] * factor[r]);
@@ -103,20 +105,12 @@ template <class K> class Forward {
     for (int64_t w0 = 0; w0 < rows.count; w0 += S::lanes)
       unpack_lanes<S::value>(
           state.out + w0 * S::value_rows, std::min<int64_t>(S::lanes, rows.count - w0),
-          vectors_for(rows.count - w0) * S::vector, [&](int64_t r) { return factor[w0 + r]; }, to.from(w0));
+          vectors_for<S>(rows.count - w0) * S::vector, [&](int64_t r) { return factor[w0 + r]; }, to.from(w0));
   }
 
  private:
   template <class X> static X* at(std::byte* base, size_t offset) { return reinterpret_cast<X*>(base + offset); }
 
-  /// A panel's sums, over all keys so far or over those of one segment; `out` is null if there are none.
-  struct State {
-    A *out = nullptr, *max = nullptr, *sum = nullptr;
-
-    State of(int64_t panel) const {
-      return {out + panel * S::value_rows * S::q, max + panel * S::q, sum + panel * S::q};
-    }
-  };
   struct Scratch {
     Scratch(std::byte* base, ForwardLayout<K> const& l)
         : queries(at<T>(base, l.queries)),
@@ -138,80 +132,36 @@ template <class K> class Forward {
     State const all{at<A>(step_.state, layout_.out), at<A>(step_.state, layout_.max), at<A>(step_.state, layout_.sum)};
     return all.of(panel);
   }
-  static void clear(State const& state) {
-    std::fill_n(state.out, S::value_rows * S::q, A(0));
-    std::fill_n(state.max, S::q, softmax::minus_infinity<A>);
-    std::fill_n(state.sum, S::q, A(0));
-  }
-  static bool empty(int64_t rows, State const& state) {
-    return std::all_of(state.max, state.max + rows, [](A max) { return max == softmax::minus_infinity<A>; });
-  }
-
   /// How many units have added their segments of the step to the running states of a chunk.
   std::atomic<int64_t>& turn(int64_t chunk) const { return at<std::atomic<int64_t>>(step_.state, layout_.turn)[chunk]; }
   bool wait_for_turn(int64_t chunk, int64_t split, StepControl& control) const {
     return control.wait_until([&] { return turn(chunk).load(std::memory_order_acquire) == split; });
   }
 
-  /// One panel of a group: which query tile, of which head, and where its state is.
-  struct Panel {
-    Rows rows;
-    int64_t first, head, index;
-  };
   Panel panel_of(int64_t b, int64_t g, int64_t i) const {
     int64_t const t = i / count_.group(), h = g * count_.group() + i % count_.group();
     auto const [rows, first] = row_tile(step_.q_rows, S::tile.q, t);
     return {rows, first, h, count_.index(b, h, t)};
   }
-  /// What is computed at once: at most `lanes` rows of a panel, or all rows of some flat panels of one query tile.
-  struct Block {
-    int64_t rows;
-    int vectors;
-    int64_t position[S::lanes], head[S::lanes];  ///< of padded lanes: of the last row
-
-    int lanes() const { return vectors * S::vector; }
-    /// Rows from `first` on of each of n panels.
-    Block(Panel const* panels, int64_t n, int64_t first) {
-      int64_t const each = std::min<int64_t>(S::lanes, panels->rows.count - first);
-      rows = n * each;
-      vectors = vectors_for(rows);
-      for (int64_t w = 0, i = 0; i < n; ++i)
-        for (int64_t r = 0; r < each; ++r, ++w) {
-          position[w] = panels->rows.at(first + r);
-          head[w] = panels->head + i;
-        }
-      std::fill(position + rows, position + lanes(), position[rows - 1]);
-      std::fill(head + rows, head + lanes(), head[rows - 1]);
-    }
-  };
-  static bool is_flat(Rows const& panel) { return panel.count <= S::flat; }
-  /// Of the lane block that the first of `rows` rows is in.
-  static int vectors_for(int64_t rows) { return int(ceil_div(std::min<int64_t>(rows, S::lanes), S::vector)); }
-  /// How many of n panels, from the first on, are computed together: flat ones of the same query tile.
-  static int64_t computed_together(Panel const* panels, int64_t n) {
-    int64_t together = 1;
-    while (together < n && panels[together].first == panels->first && (together + 1) * panels->rows.count <= S::flat)
-      ++together;
-    return together;
-  }
-
-  /// Of one panel, or of n flat ones: lanes of rows, lane block by lane block.
+  /// Lanes of rows, lane block by lane block, of one panel or of n that are computed together.
   void pack_queries(Panel const* panels, int64_t n, int64_t b, T* queries) const {
     int64_t const rows = panels->rows.count;
-    if (!is_flat(panels->rows)) {
+    bool const flat = is_flat<S>(panels, n);
+    if (!flat && n == 1) {
       Slab<E const> const from(step_.q, b, panels->first, panels->head);
       for (int64_t w0 = 0; w0 < rows; w0 += S::lanes)
         pack_lanes<S::head, S::head_terms>(from.from(w0), std::min<int64_t>(S::lanes, rows - w0),
-                                           vectors_for(rows - w0) * S::vector, scaling_.packed,
+                                           vectors_for<S>(rows - w0) * S::vector, scaling_.packed,
                                            queries + w0 * S::head_terms);
       return;
     }
-    std::fill_n(queries, S::flat_terms * S::vector, T{});
+    int64_t const lanes = vectors_for<S>(n * rows) * S::vector;
+    std::fill_n(queries, (flat ? S::flat_terms : S::head_terms) * lanes, T{});
     for (int64_t w = 0; w < n * rows; ++w) {
       Slab<E const> const from(step_.q, b, panels->first + w % rows, panels->head + w / rows);
       T line[S::head_terms];
       read_line<S::head, S::head_terms>(from.data, 0, from.dim, scaling_.packed, line);
-      for (int t = 0; t < S::head_terms; ++t) queries[t * S::vector + w] = line[t];
+      for (int t = 0; t < S::head_terms; ++t) queries[t * lanes + w] = line[t];
     }
   }
 
@@ -219,8 +169,10 @@ template <class K> class Forward {
   /// to stop.
   bool attend_segment(Scratch const& mine, int64_t b, int64_t g, Panel const* panels, int64_t n, Rows segment,
                       int64_t first, bool my_turn, State* states, StepControl& control) const {
-    int64_t pairs = 0;
+    int64_t pairs = 0, blocks = 0;
     int64_t const all_keys = count_rows(step_.k_rows);
+    int const keys_at_once = S::together(vectors_for<S>(computed_together<S>(panels, n) * panels->rows.count));
+    for (int64_t p = 0; p < n; p += computed_together<S>(panels + p, n - p)) ++blocks;
     bool go = true;
     for (int64_t done = 0; go && done < segment.count; done += S::tile.kv) {
       Rows const k = segment.slice(done, std::min<int64_t>(S::tile.kv, segment.count - done));
@@ -229,21 +181,17 @@ template <class K> class Forward {
       DenseRows<T> dense_keys, dense_values;
       Slab<E const> const keys(step_.k, b, first + done, g), values(step_.v, b, first + done, g);
       int64_t const exist = all_keys - first - done;
-      Prefetch<S::head, S::value, S::nearness, E> ahead(
-          keys.from(k.count), values.from(k.count), std::min<int64_t>(S::keys, exist - k.count),
-          n * ceil_div(k.count, S::together(vectors_for(panels->rows.count))));
+      Prefetch<S::head, S::value, S::nearness, E> ahead(keys.from(k.count), values.from(k.count),
+                                                        std::min<int64_t>(S::keys, exist - k.count),
+                                                        blocks * ceil_div(k.count, keys_at_once));
       for (int64_t p = 0, together; go && p < n; p += together) {
-        together = computed_together(panels + p, n - p);
+        together = computed_together<S>(panels + p, n - p);
         VisibleKeys<S::keys, S::rows> const see(step_.mask, panels[p].rows, k);
         if (see.none()) continue;
-        for (int64_t i = p; i < p + together; ++i) {
-          if (states[i].out) continue;
-          // Sums that begin here would be merged with nothing: they are the running ones.
-          states[i] = state_of(panels[i].index);
-          if (!my_turn || !empty(panels[i].rows.count, states[i])) clear(states[i] = mine.segment.of(i));
-        }
+        bool const flat = is_flat<S>(panels + p, together);
+        if (!states[p].out) begin_sums(mine, panels, p, together, flat || together == 1, my_turn, states);
         T const* const queries = mine.queries + p * S::query_terms;
-        if (is_flat(panels[p].rows)) {
+        if (flat) {
           if (packed != Packed::flat) {
             using N = Number<T>;
             dense_keys =
@@ -260,7 +208,7 @@ template <class K> class Forward {
             special = pack_factors<S::value, S::value_rows>(values, k.count, S::keys, mine.values);
             packed = Packed::tall;
           }
-          attend(panels[p], states[p], mine, queries, k, see, special && see.partial(), ahead);
+          attend(panels + p, together, states[p], mine, queries, k, see, special && see.partial(), ahead);
         }
         pairs += together * panels[p].rows.count * (see.end() - see.begin());
         go = control.keep_going();
@@ -270,13 +218,31 @@ template <class K> class Forward {
     return go;
   }
 
-  /// One panel against one key tile. careful: invisible values must not be multiplied.
+  /// Where panels that are computed together sum up a segment. alone: each by itself.
+  void begin_sums(Scratch const& mine, Panel const* panels, int64_t p, int64_t together, bool alone, bool my_turn,
+                  State* states) const {
+    int64_t const rows = panels[p].rows.count;
+    State const joint = mine.segment.of(p);
+    if (!alone) joint.clear();
+    for (int64_t i = 0; i < together; ++i) {
+      State& state = states[p + i];
+      if (!alone) {
+        state = joint.lanes_from(i * rows, vectors_for<S>(together * rows) * S::vector);
+        continue;
+      }
+      // Sums that begin here would be merged with nothing: they are the running ones.
+      state = state_of(panels[p + i].index);
+      if (!my_turn || !state.empty(rows)) (state = mine.segment.of(p + i)).clear();
+    }
+  }
+
+  /// One panel, or the heads of a joint block, against one key tile. careful: invisible values must not be multiplied.
   template <class Ahead>
-  void attend(Panel const& panel, State const& state, Scratch const& mine, T const* queries, Rows k,
+  void attend(Panel const* panels, int64_t together, State const& state, Scratch const& mine, T const* queries, Rows k,
               VisibleKeys<S::keys, S::rows> const& see, bool careful, Ahead& ahead) const {
     int const begin = see.begin(), n = see.end() - begin;
-    for (int64_t w0 = 0; w0 < panel.rows.count; w0 += S::lanes) {
-      Block const block(&panel, 1, w0);
+    for (int64_t w0 = 0; w0 < panels->rows.count; w0 += S::lanes) {
+      Block const block(panels, together, w0);
       int const together = S::together(block.vectors);
       for (int i = begin; i < see.end(); i += together) {
         int const end = std::min(i + together, see.end());
@@ -398,21 +364,6 @@ template <class K> class Forward {
           sum = fma(number(weights[k / S::terms * S::vector], k % S::terms), A(values.at(k)[d]), sum);
       out[d] = fma(out[d], alpha, sum);
     }
-  }
-
-  /// Adds a panel's sums over a segment to its running ones.
-  static void merge(int64_t rows, State const& running, State const& next) {
-    alignas(64) A left[S::q], right[S::q];
-    merge_states(round_up(rows, S::vector), running.max, running.sum, next.max, next.sum, left, right);
-    if (rows <= S::flat) {
-      for (int64_t r = 0; r < rows; ++r)
-        merge_row(S::value_columns, running.out + r * S::value_columns, next.out + r * S::value_columns, left[r],
-                  right[r]);
-      return;
-    }
-    for (int64_t w0 = 0; w0 < rows; w0 += S::lanes)
-      merge_lanes<S::vectors>(vectors_for(rows - w0), S::value_rows, running.out + w0 * S::value_rows,
-                              next.out + w0 * S::value_rows, left + w0, right + w0);
   }
 
   /// A row all of whose visible scores are -inf has no softmax (0/0), unlike one that sees no key: it gets the lowest

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+// The panels of forward attention: which of them are computed together, and what each has summed up.
+#pragma once
+
+#include "layout.hpp"
+#include "softmax_tile.hpp"
+
+namespace ringattn::inline RINGATTN_ABI::cpu {
+
+/// One query tile of one head: its rows, the first one's place in local order, and the panel's number.
+struct Panel {
+  Rows rows;
+  int64_t first, head, index;
+};
+
+/// Vectors of the lane block that the first of `rows` rows is in.
+template <class S> constexpr int vectors_for(int64_t rows) {
+  return int(ceil_div(std::min<int64_t>(rows, S::lanes), S::vector));
+}
+
+/// Few enough rows for the products of flat_tile.hpp.
+template <class S> constexpr bool is_flat(int64_t rows) { return rows <= S::flat; }
+template <class S> bool is_flat(Panel const* panels, int64_t together) {
+  return is_flat<S>(together * panels->rows.count);
+}
+
+/// How many of n panels, from the first on, are computed together: heads of the same query tile, as many as fit into a
+/// lane block, and no block much fuller than the others.
+template <class S> int64_t computed_together(Panel const* panels, int64_t n) {
+  int64_t const fit = S::lanes / panels->rows.count;
+  if (fit <= 1) return 1;
+  int64_t heads = 1;
+  while (heads < n && panels[heads].first == panels->first) ++heads;
+  return ceil_div(heads, ceil_div(heads, fit));
+}
+
+/// What is computed at once: at most `lanes` rows of a panel, or all rows of several heads of one query tile.
+template <class S> struct Block {
+  int64_t rows;
+  int vectors;
+  int64_t position[S::lanes], head[S::lanes];  ///< of padded lanes: of the last row
+
+  int lanes() const { return vectors * S::vector; }
+  /// Rows from `first` on of each of n panels.
+  Block(Panel const* panels, int64_t n, int64_t first) {
+    int64_t const each = std::min<int64_t>(S::lanes, panels->rows.count - first);
+    rows = n * each;
+    vectors = vectors_for<S>(rows);
+    for (int64_t w = 0, i = 0; i < n; ++i)
+      for (int64_t r = 0; r < each; ++r, ++w) {
+        position[w] = panels->rows.at(first + r);
+        head[w] = panels->head + i;
+      }
+    std::fill(position + rows, position + lanes(), position[rows - 1]);
+    std::fill(head + rows, head + lanes(), head[rows - 1]);
+  }
+};
+
+/// A panel's sums, over all keys so far or over those of one segment; `out` is null if there are none. Its own are
+/// [lane block][value_rows][lanes], or [row][value_columns] if it is flat; those of a head of a block of several heads
+/// are some lanes of the block's.
+template <class S> struct PanelState {
+  using A = typename S::A;
+
+  A *out = nullptr, *max = nullptr, *sum = nullptr;
+  int64_t block_lanes = 0;  ///< of the block of several heads
+
+  PanelState of(int64_t panel) const {
+    return {out + panel * S::value_rows * S::q, max + panel * S::q, sum + panel * S::q, 0};
+  }
+  PanelState lanes_from(int64_t lane, int64_t of_lanes) const { return {out + lane, max + lane, sum + lane, of_lanes}; }
+
+  void clear() const {
+    std::fill_n(out, S::value_rows * S::q, A(0));
+    std::fill_n(max, S::q, softmax::minus_infinity<A>);
+    std::fill_n(sum, S::q, A(0));
+  }
+  bool empty(int64_t rows) const {
+    return std::all_of(max, max + rows, [](A m) { return m == softmax::minus_infinity<A>; });
+  }
+
+  /// Adds the sums of later keys.
+  void merge(int64_t rows, PanelState const& next) const {
+    int64_t const lanes = round_up(rows, S::vector);
+    alignas(64) A left[S::q], right[S::q];
+    if (next.block_lanes > 0) {
+      alignas(64) A next_max[S::q], next_sum[S::q]{};  // without the lanes of other heads
+      std::fill_n(next_max, S::q, softmax::minus_infinity<A>);
+      std::copy_n(next.max, rows, next_max);
+      std::copy_n(next.sum, rows, next_sum);
+      merge_states(lanes, max, sum, next_max, next_sum, left, right);
+      bool const flat = is_flat<S>(rows);
+      for (int64_t d = 0; d < S::value; ++d)
+        for (int64_t r = 0; r < rows; ++r) {
+          A& x = flat ? out[r * S::value_columns + d] : out[d * lanes + r];
+          x = fma(next.out[d * next.block_lanes + r], right[r], x * left[r]);
+        }
+      return;
+    }
+    merge_states(lanes, max, sum, next.max, next.sum, left, right);
+    if (is_flat<S>(rows)) {
+      for (int64_t r = 0; r < rows; ++r)
+        merge_row(S::value_columns, out + r * S::value_columns, next.out + r * S::value_columns, left[r], right[r]);
+      return;
+    }
+    for (int64_t w = 0; w < rows; w += S::lanes)
+      merge_lanes<S::vectors>(vectors_for<S>(rows - w), S::value_rows, out + w * S::value_rows,
+                              next.out + w * S::value_rows, left + w, right + w);
+  }
+};
+
+}  // namespace ringattn::cpu
