@@ -41,9 +41,12 @@ template <class K> class Forward {
   }
 
   int64_t panels() const { return count_.all(); }
+  int64_t results() const { return count_.batch * count_.heads * count_rows(step_.q_rows) * S::value; }
   int64_t units() const { return chunks_ * splits_; }
 
-  void clear(int64_t panel) const { state_of(panel).clear(); }
+  void clear(int64_t panel) const {
+    state_of(panel).clear(row_tile(step_.q_rows, S::tile.q, panel % count_.tiles).rows.count);
+  }
   /// Before the units of a step.
   void start() const {
     for (int64_t chunk = 0; chunk < chunks_ && splits_ > 1; ++chunk) new (&turn(chunk)) std::atomic<int64_t>(0);
@@ -223,7 +226,7 @@ template <class K> class Forward {
                   State* states) const {
     int64_t const rows = panels[p].rows.count;
     State const joint = mine.segment.of(p);
-    if (!alone) joint.clear();
+    if (!alone) joint.clear(together * rows);
     for (int64_t i = 0; i < together; ++i) {
       State& state = states[p + i];
       if (!alone) {
@@ -232,7 +235,7 @@ template <class K> class Forward {
       }
       // Sums that begin here would be merged with nothing: they are the running ones.
       state = state_of(panels[p + i].index);
-      if (!my_turn || !state.empty(rows)) (state = mine.segment.of(p + i)).clear();
+      if (!my_turn || !state.empty(rows)) (state = mine.segment.of(p + i)).clear(rows);
     }
   }
 

@@ -139,7 +139,7 @@ class Cpu {
   template <class K> void begin(AttendStep<K, Space> const& step) {
     use_instruction_set();
     cpu::Forward<K> const task(step, threads());
-    parallel(task.panels(), [&](int64_t panel, int) { task.clear(panel); });
+    each_panel(task, [&](int64_t panel) { task.clear(panel); });
   }
   template <class K> void step(AttendStep<K, Space> const& step) {
     if (count_rows(step.k_rows) == 0) return;
@@ -149,13 +149,13 @@ class Cpu {
   }
   template <class K> void finish(AttendStep<K, Space> const& step, AttendResult<K, Space> const& result) {
     cpu::Forward<K> const task(step, threads());
-    parallel(task.panels(), [&](int64_t panel, int) { task.finish(panel, result); });
+    each_panel(task, [&](int64_t panel) { task.finish(panel, result); });
   }
 
   template <class K> void begin_backward(BackwardStep<K, Space> const& step) {
     use_instruction_set();
     cpu::Backward<K> const task(step, threads());
-    parallel(task.panels(), [&](int64_t panel, int) { task.clear(panel); });
+    each_panel(task, [&](int64_t panel) { task.clear(panel); });
   }
   template <class K> void step_backward(BackwardStep<K, Space> const& step) {
     if (count_rows(step.k_rows) == 0) return;
@@ -171,7 +171,7 @@ class Cpu {
   template <class K>
   void finish_backward(BackwardStep<K, Space> const& step, View<typename K::Element, Space> const& dq) {
     cpu::Backward<K> const task(step, threads());
-    parallel(task.panels(), [&](int64_t panel, int) { task.finish(panel, dq); });
+    each_panel(task, [&](int64_t panel) { task.finish(panel, dq); });
   }
   /// sum = W(mine + arriving), or W(mine) if nothing arrives.
   template <class A, class W> void accumulate(A const* mine, W const* arriving, W* sum, int64_t n) {
@@ -203,6 +203,11 @@ class Cpu {
     parallel(
         task.units(), [&](int64_t unit, int worker) { task.unit(unit, worker, control); }, &control);
     pairs_.fetch_add(control.pairs(), std::memory_order_relaxed);
+  }
+
+  template <class Task, class F> void each_panel(Task const& task, F const& f) {
+    if (task.results() > serial_elements) return parallel(task.panels(), [&](int64_t panel, int) { f(panel); });
+    for (int64_t panel = 0; panel < task.panels(); ++panel) f(panel);
   }
 
   /// f(unit, worker) for every unit, started in order; rethrows the first exception. No two units have the same worker

@@ -70,8 +70,12 @@ template <class S> struct PanelState {
   }
   PanelState lanes_from(int64_t lane, int64_t of_lanes) const { return {out + lane, max + lane, sum + lane, of_lanes}; }
 
-  void clear() const {
-    std::fill_n(out, S::value_rows * S::q, A(0));
+  void clear(int64_t rows) const {
+    int64_t const full = rows / S::lanes * S::lanes;
+    std::fill_n(
+        out,
+        is_flat<S>(rows) ? rows * S::value_columns : S::value_rows * (full + vectors_for<S>(rows - full) * S::vector),
+        A(0));
     std::fill_n(max, S::q, softmax::minus_infinity<A>);
     std::fill_n(sum, S::q, A(0));
   }

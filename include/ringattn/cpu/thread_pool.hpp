@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// A few threads that wait for work; the thread that brings the work is one of them.
+// A few threads that wait for work; the thread that brings the work is one of them. All look for what they wait for a
+// while before they sleep: being woken takes as long as the attention of a short query does.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
@@ -42,16 +44,19 @@ class ThreadPool {
       job_ = [](void const* context, int worker) { (*static_cast<F const*>(context))(worker); };
       context_ = &f;
       failure_ = nullptr;
-      busy_ = int(workers_.size());
-      ++round_;
+      busy_.store(int(workers_.size()), std::memory_order_relaxed);
+      round_.fetch_add(1, std::memory_order_release);
     }
     if (!workers_.empty()) start_.notify_all();
     call(0);
-    std::unique_lock lock(mutex_);
-    while (!done_.wait_for(lock, std::chrono::microseconds(200), [this] { return busy_ == 0; })) {
-      lock.unlock();
-      idle();
-      lock.lock();
+    auto const done = [this] { return busy_.load(std::memory_order_acquire) == 0; };
+    if (!seen_soon(done)) {
+      std::unique_lock lock(mutex_);
+      while (!done_.wait_for(lock, std::chrono::microseconds(200), done)) {
+        lock.unlock();
+        idle();
+        lock.lock();
+      }
     }
     job_ = nullptr;
     if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
@@ -70,18 +75,26 @@ class ThreadPool {
     }
   }
   void work(int worker) {
-    std::uint64_t seen = 0;
-    for (;;) {
-      {
+    for (std::uint64_t seen = 0;; ++seen) {
+      auto const started = [&] { return stopping_.load() || round_.load(std::memory_order_acquire) != seen; };
+      if (!seen_soon(started)) {
         std::unique_lock lock(mutex_);
-        start_.wait(lock, [&] { return stopping_ || round_ != seen; });
-        if (stopping_) return;
-        seen = round_;
+        start_.wait(lock, started);
       }
+      if (stopping_) return;
       call(worker);
-      std::lock_guard const lock(mutex_);
-      if (--busy_ == 0) done_.notify_one();
+      if (busy_.fetch_sub(1, std::memory_order_acq_rel) > 1) continue;
+      std::lock_guard const lock(mutex_);  // not between the caller's look and its sleep
+      done_.notify_one();
     }
+  }
+  /// Looks for it for some time; others that want the core get it.
+  template <class Ready> static bool seen_soon(Ready const& ready) {
+    using Clock = std::chrono::steady_clock;
+    for (auto const end = Clock::now() + std::chrono::microseconds(100); Clock::now() < end; std::this_thread::yield())
+      for (int i = 0; i < 100; ++i)
+        if (ready()) return true;
+    return false;
   }
   void stop() {
     {
@@ -98,9 +111,9 @@ class ThreadPool {
   void (*job_)(void const*, int) = nullptr;
   void const* context_ = nullptr;
   std::exception_ptr failure_;
-  std::uint64_t round_ = 0;
-  int busy_ = 0;
-  bool stopping_ = false;
+  std::atomic<std::uint64_t> round_{0};
+  std::atomic<int> busy_{0};
+  std::atomic<bool> stopping_{false};
   std::vector<std::thread> workers_;  // last: the threads use the members above
 };
 
