@@ -34,9 +34,8 @@ template <class K> class Forward {
     int64_t const large = threads == 1 ? layout_.chunk : std::max<int64_t>(count_.all() / (6 * threads), 768 / S::q);
     int64_t const most =
         std::clamp<int64_t>(count_.all() * segments_ / wanted, 1, std::max<int64_t>(std::min(layout_.chunk, large), 1));
-    chunk_ = ceil_div(count_.of_group(), std::max<int64_t>(ceil_div(count_.of_group(), most), 1));
-    chunk_ = std::max<int64_t>(chunk_, 1);
-    chunks_ = count_.batch * count_.kv_heads * ceil_div(count_.of_group(), chunk_);
+    chunks_of_group_ = ceil_div(count_.of_group(), most);
+    chunks_ = count_.batch * count_.kv_heads * chunks_of_group_;
     splits_ = std::clamp<int64_t>(ceil_div(wanted, std::max<int64_t>(chunks_, 1)), 1, segments_);
   }
 
@@ -56,9 +55,10 @@ template <class K> class Forward {
   /// most work. Units must be started in order: each waits for the one with the segments before it.
   void unit(int64_t index, int worker, StepControl& control) const {
     int64_t const chunk = chunks_ - 1 - index / splits_, split = index % splits_;
-    int64_t const per_pair = ceil_div(count_.of_group(), chunk_), pair = chunk / per_pair;
+    int64_t const pair = chunk / chunks_of_group_, place = chunk % chunks_of_group_;
     int64_t const b = pair / count_.kv_heads, g = pair % count_.kv_heads;
-    int64_t const begin = chunk % per_pair * chunk_, n = std::min(chunk_, count_.of_group() - begin);
+    int64_t const begin = place * count_.of_group() / chunks_of_group_;
+    int64_t const n = (place + 1) * count_.of_group() / chunks_of_group_ - begin;
     Scratch const mine(step_.state + layout_.scratch + size_t(worker) * layout_.scratch_bytes, layout_);
     [[maybe_unused]] typename S::Register::Scope const registers{};
     Panel panels[ForwardLayout<K>::most_panels];
@@ -386,8 +386,8 @@ template <class K> class Forward {
   PanelCounts count_;
   ForwardLayout<K> layout_;
   int64_t segments_;  ///< of the step's keys
-  /// Panels of a chunk; chunks of the step; units that share the segments of a chunk.
-  int64_t chunk_, chunks_, splits_;
+  /// Chunks of a group and of the step; units that share the segments of a chunk.
+  int64_t chunks_of_group_, chunks_, splits_;
 };
 
 }  // namespace ringattn::cpu
