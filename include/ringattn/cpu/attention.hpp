@@ -40,6 +40,7 @@ template <class K> class Forward {
   }
 
   int64_t panels() const { return count_.all(); }
+  /// Numbers that `finish` writes.
   int64_t results() const { return count_.batch * count_.heads * count_rows(step_.q_rows) * S::value; }
   int64_t units() const { return chunks_ * splits_; }
 
@@ -246,9 +247,9 @@ template <class K> class Forward {
     int const begin = see.begin(), n = see.end() - begin;
     for (int64_t w0 = 0; w0 < panels->rows.count; w0 += S::lanes) {
       Block const block(panels, together, w0);
-      int const together = S::together(block.vectors);
-      for (int i = begin; i < see.end(); i += together) {
-        int const end = std::min(i + together, see.end());
+      int const at_once = S::together(block.vectors);
+      for (int i = begin; i < see.end(); i += at_once) {
+        int const end = std::min(i + at_once, see.end());
         ahead.some();
         if (see.any(i, end))
           tall_product<Into::replace, S::vectors, S::head_terms, 1>(

@@ -25,6 +25,7 @@ template <class K> class Backward {
       : step_(step), scaling_(scaling<K, T>(step.scale)), count_(count_panels_of<K>(step)), layout_(count_, threads) {}
 
   int64_t panels() const { return count_.all(); }
+  /// Numbers that `finish` writes.
   int64_t results() const { return count_.batch * count_.heads * count_rows(step_.q_rows) * S::head; }
   int64_t units() const { return count_.batch * count_.kv_heads * layout_.chunks; }
 

@@ -205,6 +205,7 @@ class Cpu {
     pairs_.fetch_add(control.pairs(), std::memory_order_relaxed);
   }
 
+  /// f(panel) for every panel, where that is little work for each result.
   template <class Task, class F> void each_panel(Task const& task, F const& f) {
     if (task.results() > serial_elements) return parallel(task.panels(), [&](int64_t panel, int) { f(panel); });
     for (int64_t panel = 0; panel < task.panels(); ++panel) f(panel);

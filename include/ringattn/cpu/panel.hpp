@@ -25,9 +25,10 @@ template <class S> bool is_flat(Panel const* panels, int64_t together) {
 }
 
 /// How many of n panels, from the first on, are computed together: heads of the same query tile, as many as fit into a
-/// lane block, and no block much fuller than the others.
+/// lane block, and no block much fuller than the others. Matrix registers take flat ones only, for which packing costs
+/// more beside their products.
 template <class S> int64_t computed_together(Panel const* panels, int64_t n) {
-  int64_t const fit = S::lanes / panels->rows.count;
+  int64_t const fit = (S::Register::matrix ? S::flat : S::lanes) / panels->rows.count;
   if (fit <= 1) return 1;
   int64_t heads = 1;
   while (heads < n && panels[heads].first == panels->first) ++heads;
