@@ -226,17 +226,17 @@ template <class K> class Forward {
   void begin_sums(Scratch const& mine, Panel const* panels, int64_t p, int64_t together, bool alone, bool my_turn,
                   State* states) const {
     int64_t const rows = panels[p].rows.count;
-    State const joint = mine.segment.of(p);
-    if (!alone) joint.clear(together * rows);
-    for (int64_t i = 0; i < together; ++i) {
-      State& state = states[p + i];
-      if (!alone) {
-        state = joint.lanes_from(i * rows, vectors_for<S>(together * rows) * S::vector);
-        continue;
-      }
+    if (!alone) {
+      State const joint = mine.segment.of(p);
+      joint.clear(together * rows);
+      for (int64_t i = 0; i < together; ++i)
+        states[p + i] = joint.lanes_from(i * rows, vectors_for<S>(together * rows) * S::vector);
+      return;
+    }
+    for (int64_t i = p; i < p + together; ++i) {
       // Sums that begin here would be merged with nothing: they are the running ones.
-      state = state_of(panels[p + i].index);
-      if (!my_turn || !state.empty(rows)) (state = mine.segment.of(p + i)).clear(rows);
+      states[i] = state_of(panels[i].index);
+      if (!my_turn || !states[i].empty(rows)) (states[i] = mine.segment.of(i)).clear(rows);
     }
   }
 

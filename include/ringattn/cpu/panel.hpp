@@ -25,8 +25,8 @@ template <class S> bool is_flat(Panel const* panels, int64_t together) {
 }
 
 /// How many of n panels, from the first on, are computed together: heads of the same query tile, as many as fit into a
-/// lane block, and no block much fuller than the others. Matrix registers take flat ones only, for which packing costs
-/// more beside their products.
+/// lane block, and no block much fuller than the others. With matrix registers only flat ones: larger blocks have not
+/// been timed there.
 template <class S> int64_t computed_together(Panel const* panels, int64_t n) {
   int64_t const fit = (S::Register::matrix ? S::flat : S::lanes) / panels->rows.count;
   if (fit <= 1) return 1;
