@@ -170,11 +170,11 @@ def timeline(source, target, name=None):
     rows = [r for r in latest(read(source, "ring")) if name in (None, r["name"])]
     if not rows:
         sys.exit("no ring line of that name in " + source)
-    colours = {"compute": BLUE, "post": GREEN, "wait": RED, "vote": VIOLET}
+    colours = {"compute": BLUE, "post": GREEN, "copy": GREEN, "wait": RED, "vote": VIOLET}
     panel = [36 + 44 * len(r["ranks"]) + 40 for r in rows]
     svg = Svg(1000, 80 + sum(panel), "What every rank did in one call")
-    for i, (kind, label) in enumerate([("compute", "compute"), ("post", "post, and copy of what the peer had posted"),
-                                       ("wait", "wait for a block"), ("vote", "vote")]):
+    for i, (kind, label) in enumerate([("compute", "compute"), ("copy", "post an exchange, copy a piece of a block"),
+                                       ("wait", "wait, and copy"), ("vote", "vote")]):
         x = [80, 180, 520, 680][i]
         svg.rect(x, 40, 14, 12, colours[kind])
         svg.text(x + 20, 50, label)
@@ -203,7 +203,7 @@ def timeline(source, target, name=None):
             lane = y0 + 44 * i + 6
             svg.text(left - 8, lane + 19, f"rank {i}", 12, "end")
             svg.rect(left, lane, right - left, 26, "#f3f3f3")
-            for s in rank["spans_ms"]:
+            for s in sorted(rank["spans_ms"], key=lambda s: s["kind"] == "copy"):  # copies lie within steps
                 tip = f'{s["kind"]} {s["begin"]:.3f} to {s["end"]:.3f} ms' + (f', {s["bytes"] / 1024:.0f} KiB' if s["bytes"] else "")
                 x, w = place(s["begin"]), place(s["end"]) - place(s["begin"])
                 if s["kind"] == "flight":

@@ -8,8 +8,9 @@
 
 namespace bench {
 
-/// What one rank did. Kinds: compute, post (an exchange was posted: whoever posts second makes the copy inside it),
-/// wait (for a transfer), vote (the small message before outputs are written), flight (from post to known arrival).
+/// What one rank did. Kinds: compute, post (an exchange was posted), copy (of a piece of a block, while computing),
+/// wait (for a transfer, and copying it), vote (the small message before outputs are written), flight (from post to
+/// known arrival).
 struct Trace {
   struct Span {
     char const* kind;
@@ -114,7 +115,12 @@ class TracedRing {
     t.kind_ = "vote";
     return t;
   }
-  void progress() { inner_.progress(); }
+  void progress() {
+    double const begin = now();
+    inner_.progress();
+    double const end = now();
+    if (end - begin > 2e-6) trace_.add("copy", begin, end);
+  }
   void abort(std::string reason) { inner_.abort(std::move(reason)); }
   std::optional<std::string> aborted() const { return inner_.aborted(); }
   std::chrono::nanoseconds deadline() const { return inner_.deadline(); }

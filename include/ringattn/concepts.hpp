@@ -223,7 +223,7 @@ concept RingTransfer = std::movable<T> && std::default_initializable<T> &&
 };
 
 /// Moves bytes between the ranks of a ring. Messages between a pair match in posted order; once both sides have posted,
-/// a transfer completes though neither waits (given calls to `progress` where `needs_progress`). `moves<Space>`: can it
+/// a transfer completes though neither waits given calls to `progress`. `moves<Space>`: can it
 /// move that memory. `abort(reason)`: latches, reaches every rank, never blocks; `aborted()` is the reason, once there
 /// is one. `deadline()`: how long the core waits for a peer. Deadlines, aborts and votes are the core's: a transport
 /// only reports. One thread at a time.

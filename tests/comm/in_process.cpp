@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <barrier>
 #include <memory>
 
 #include "conformance.hpp"
@@ -195,6 +196,84 @@ TEST_CASE("in_process: destroying a transfer while it is copied") {
         }
       }
     });
+}
+
+TEST_CASE("in_process: large messages are copied by whoever makes progress") {
+  // Sizes round the pieces; in each round one side does all the work, which posted first or second.
+  unsigned const seed = 31;
+  CAPTURE(seed);
+  std::barrier together(2);  // not a gather: who waits there copies
+  run_ranks(2, [&](InProcess& comm) {
+    std::mt19937 common(seed);
+    HostControl host;
+    int const other = 1 - comm.rank();
+    for (size_t const size : {size_t(262143), size_t(262144), size_t(262145), size_t(524288), size_t(5) << 20})
+      for (int round = 0; round < 8; ++round) {
+        int const worker = int(common() % 2), first = int(common() % 2);
+        Mail mail;
+        mail.send(comm.rank(), other, size + size_t(comm.rank()), round);
+        mail.receive(other, comm.rank(), size + size_t(other), round);
+        if (comm.rank() != first) together.arrive_and_wait();
+        auto t = post(comm, mail);
+        if (comm.rank() == first) together.arrive_and_wait();
+        together.arrive_and_wait();  // both have posted
+        if (comm.rank() == worker) {
+          if (round % 2 == 0) CHECK(t.wait_for(host, 60s));
+          for (int i = 0; round % 2 == 1 && i < 100; ++i) comm.progress();
+        }
+        together.arrive_and_wait();
+        CHECK(t.wait_for(host, 0ns));
+        CHECK(mail.in == mail.expected);
+        together.arrive_and_wait();
+      }
+  });
+}
+
+TEST_CASE("in_process: a rank that sleeps is woken to copy") {
+  std::barrier together(2);
+  run_ranks(2, [&](InProcess& comm) {
+    HostControl host;
+    Mail mail;
+    if (comm.rank() == 0) {
+      mail.receive(1, 0, 1 << 20);
+      auto t = post(comm, mail);
+      auto const begin = std::chrono::steady_clock::now();
+      CHECK(t.wait_for(host, 60s));
+      CHECK(std::chrono::steady_clock::now() - begin < 10s);
+      together.arrive_and_wait();
+    } else {
+      std::this_thread::sleep_for(20ms);
+      mail.send(1, 0, 1 << 20);
+      auto t = post(comm, mail);
+      together.arrive_and_wait();
+      CHECK(t.wait_for(host, 0ns));
+    }
+  });
+}
+
+TEST_CASE("in_process: destroying a transfer of which pieces have been copied") {
+  for (int culprit = 0; culprit < 2; ++culprit)
+    for (int pieces : {0, 1, 3, 7}) {
+      std::barrier together(2);
+      run_ranks(2, [&](InProcess& comm) {
+        HostControl host;
+        size_t const size = 2 << 20;
+        auto memory = std::make_unique<std::byte[]>(size);
+        Send const s{1, {memory.get(), size}};
+        Recv const r{0, {memory.get(), size}};
+        auto t = comm.rank() == 0 ? comm.exchange(host, {&s, 1}, {}) : comm.exchange(host, {}, {&r, 1});
+        together.arrive_and_wait();
+        if (comm.rank() == culprit) {
+          for (int i = 0; i < pieces; ++i) comm.progress();
+          t = {};
+          memory.reset();  // whoever still copied would touch freed memory
+          CHECK(comm.aborted() == "rank " + std::to_string(culprit) + " gave up a transfer that was under way");
+        }
+        together.arrive_and_wait();
+        for (int i = 0; i < 100; ++i) comm.progress();
+        if (comm.rank() != culprit) CHECK_FALSE(t.wait_for(host, 1ms));  // some pieces are missing
+      });
+    }
 }
 
 TEST_CASE("in_process: a transfer that is given up stops the ring") {

@@ -187,7 +187,7 @@ class CudaPeer : public detail::Sent {
     return transfer;
   }
 
-  void progress() {}
+  void progress() { ring().progress(rank_); }
   /// The first reason counts. Never blocks for long; may be called from any thread.
   void abort(std::string reason) { ring().abort(std::move(reason)); }
   std::optional<std::string> aborted() const { return ring().aborted(); }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // N ranks as threads of one process: one copy, straight from the sender's buffer to the receiver's.
 //
-// Whoever posts second finds the other's post in the pair's channel, takes it out and copies, with no lock held. So a
-// transfer completes though nobody waits, and a long copy holds up nobody but the thread that makes it.
+// Whoever posts second finds the other's post in the pair's channel. Then a small message is copied at once, and a
+// large one in pieces by both ranks, when they make progress or wait; with no lock held. So a transfer completes though
+// nobody waits, and the rank that is behind does not copy while the other one waits for it.
 #pragma once
 
 #include <chrono>
@@ -51,8 +52,8 @@ class InProcess : public detail::Sent {
    public:
     Transfer() = default;
 
-    /// Blocks for at most `slice`. True: everything has been sent and received. False: not yet, or the ring was aborted
-    /// (then at once).
+    /// Blocks for at most `slice`, copying. True: everything has been sent and received. False: not yet, or the ring
+    /// was aborted (then at once).
     template <class B> bool wait_for(B&, std::chrono::nanoseconds slice) {
       if (!record_) return true;
       if (!record_.ring().wait(*record_, slice)) return false;
@@ -78,7 +79,7 @@ class InProcess : public detail::Sent {
   int rank() const { return rank_; }
   int size() const { return ring_->size(); }
 
-  /// Posts the messages; those whose other side is already there are copied before it returns. Throws
+  /// Posts the messages; small ones whose other side is already there are copied before it returns. Throws
   /// Error{invalid_argument} for a peer that is not another rank of the ring, having posted nothing. After an abort it
   /// posts nothing and the transfer never completes.
   template <class B> Transfer exchange(B&, std::span<Send const> sends, std::span<Recv const> recvs) {
@@ -110,8 +111,8 @@ class InProcess : public detail::Sent {
     return transfer;
   }
 
-  /// Nothing: the threads that post make the progress.
-  void progress() {}
+  /// Copies a piece of a large message, if one is under way.
+  void progress() { ring_->progress(rank_); }
   /// The first reason counts. Wakes every rank that waits.
   void abort(std::string reason) { ring_->abort(std::move(reason)); }
   std::optional<std::string> aborted() const { return ring_->aborted(); }

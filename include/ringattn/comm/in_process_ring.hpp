@@ -58,6 +58,11 @@ class InProcessRing {
     bool is_send = false;
     void* place = nullptr;  ///< of memory that is not the host's: what the mover knows about it
     Post* next = nullptr;
+
+    // Of a large message, under the channel's lock.
+    Post* other = nullptr;           ///< from its match until its last piece has been copied
+    size_t taken = 0, finished = 0;  ///< of a send: bytes that somebody copies or has copied
+    bool lost = false;
   };
 
   /// Moves a matched message where one side has a place, on the thread that posted second. What it throws aborts.
@@ -119,11 +124,7 @@ class InProcessRing {
       reason_ = std::move(reason);
       aborted_.store(true, std::memory_order_release);
     }
-    // Taking each mutex once makes sure that nobody is between looking at the flag and going to sleep.
-    for (Seat& seat : seats_) {
-      { std::lock_guard lock(seat.mutex); }
-      seat.changed.notify_all();
-    }
+    for (int rank = 0; rank < size_; ++rank) wake(rank);
     { std::lock_guard lock(late_mutex_); }
     late_changed_.notify_all();
   }
@@ -166,20 +167,36 @@ class InProcessRing {
     post(record.posts.back());
   }
 
-  /// True once everything has arrived; false after `slice`, or at once after an abort.
+  /// True once everything has arrived; false after `slice`, or at once after an abort. Copies meanwhile.
   bool wait(Record& record, std::chrono::nanoseconds slice) {
+    Seat& seat = seats_[size_t(record.rank)];
     auto const settled = [&] { return record.under_way.load(std::memory_order_acquire) == 0 || is_aborted(); };
-    auto const begin = std::chrono::steady_clock::now();
+    auto const begin = Clock::now();
     // Clamped, since now + nanoseconds::max() overflows.
     auto const end = begin + std::clamp<std::chrono::nanoseconds>(slice, {}, std::chrono::hours(1));
-    auto const sleep = std::min(end, begin + spin);
-    while (!settled() && std::chrono::steady_clock::now() < sleep) std::this_thread::yield();
-    if (!settled()) {
-      Seat& seat = seats_[size_t(record.rank)];
-      std::unique_lock lock(seat.mutex);
-      seat.changed.wait_until(lock, end, settled);
+    for (auto sleep = std::min(end, begin + spin); !settled();) {
+      if (progress(record.rank)) {
+        auto const now = Clock::now();
+        if (now >= end) break;
+        sleep = std::min(end, now + spin);
+      } else if (Clock::now() < sleep) {
+        std::this_thread::yield();
+      } else {
+        std::unique_lock lock(seat.mutex);
+        if (!seat.changed.wait_until(lock, end, [&] { return settled() || seat.to_copy.load() > 0; })) break;
+      }
     }
     return record.under_way.load(std::memory_order_acquire) == 0 && !record.lost;
+  }
+
+  /// Copies a piece of some large message from or to a rank; false if there is none. On the rank's thread.
+  bool progress(int rank) {
+    Seat& seat = seats_[size_t(rank)];
+    if (seat.to_copy.load() == 0 || is_aborted()) return false;
+    for (auto const& record : seat.records)
+      for (Post& p : record->posts)
+        if (copy_piece(p)) return true;
+    return false;
   }
 
   /// Gives a record back; first stops the ring and takes its posts out of the channels if any is under way. A copy that
@@ -189,7 +206,10 @@ class InProcessRing {
     if (record.under_way.load(std::memory_order_acquire) != 0) {
       abort("rank " + std::to_string(record.rank) + " gave up a transfer that was under way");
       for (Post& p : record.posts)
-        if (withdraw(p)) lose(p);
+        if (withdraw(p))
+          lose(p);
+        else
+          give_up(p);
       std::unique_lock lock(seat.mutex);
       seat.changed.wait(lock, [&] { return record.under_way.load(std::memory_order_acquire) == 0; });
     }
@@ -208,6 +228,7 @@ class InProcessRing {
     std::condition_variable changed;
     std::vector<std::unique_ptr<Record>> records;
     std::vector<Record*> free;
+    std::atomic<size_t> to_copy{0};  ///< large messages from or to this rank of which nobody has taken the last piece
   };
 
   struct Match {
@@ -218,6 +239,7 @@ class InProcessRing {
   static constexpr int records_kept = 8;  // per rank; a pipeline has fewer transfers under way
   // Most waits of a ring in step are shorter than a sleep and a wake-up.
   static constexpr std::chrono::microseconds spin{50};
+  static constexpr size_t piece = 1 << 18;
 
   bool is_aborted() const { return aborted_.load(std::memory_order_acquire); }
 
@@ -250,9 +272,70 @@ class InProcessRing {
       }
       other = c.head;
       c.head = other->next;
-      if (postman_.joinable()) return deliver_later(c, mine.is_send ? mine : *other, mine.is_send ? *other : mine);
+      Post &send = mine.is_send ? mine : *other, &receive = mine.is_send ? *other : mine;
+      if (postman_.joinable()) return deliver_later(c, send, receive);
+      if (send.bytes == receive.bytes && send.bytes > piece && !send.place && !receive.place) {
+        share(send, receive);
+        lock.unlock();
+        return wake(mine.is_send ? c.to : c.from);
+      }
     }
     mine.is_send ? deliver(mine, *other) : deliver(*other, mine);
+  }
+
+  /// Leaves a message to be copied in pieces by both ranks. Here and below, the channel's lock is held, without which
+  /// neither record can be closed.
+  void share(Post& send, Post& receive) {
+    send.other = &receive;
+    receive.other = &send;
+    for (Post* p : {&send, &receive}) seats_[size_t(p->record->rank)].to_copy.fetch_add(1);
+  }
+  /// Takes the next bytes of a message, `most` at most.
+  size_t take(Post& send, size_t most) {
+    size_t const n = std::min(most, send.bytes - send.taken);
+    send.taken += n;
+    if (n > 0 && send.taken == send.bytes)
+      for (Post* p : {&send, send.other}) seats_[size_t(p->record->rank)].to_copy.fetch_sub(1);
+    return n;
+  }
+  /// Of bytes that were taken. Lets go of the lock; with the last of them the message has arrived.
+  void finish(Post& send, size_t n, std::unique_lock<std::mutex> lock) {
+    send.finished += n;
+    if (send.finished < send.bytes) return;
+    bool const lost = send.lost;
+    Post& receive = *std::exchange(send.other, nullptr);
+    receive.other = nullptr;
+    lock.unlock();
+    settle(send, lost);
+    settle(receive, lost);
+  }
+  bool copy_piece(Post& mine) {
+    std::unique_lock lock(mine.channel->mutex);
+    if (mine.other == nullptr) return false;
+    Post &send = mine.is_send ? mine : *mine.other, &receive = mine.is_send ? *mine.other : mine;
+    size_t const from = send.taken, n = take(send, piece);
+    if (n == 0) return false;
+    lock.unlock();
+    std::memcpy(receive.to + from, send.from + from, n);
+    lock.lock();
+    finish(send, n, std::move(lock));
+    return true;
+  }
+  /// Nobody shall copy what of a matched message nobody has taken yet.
+  void give_up(Post& mine) {
+    std::unique_lock lock(mine.channel->mutex);
+    if (mine.other == nullptr) return;
+    Post& send = mine.is_send ? mine : *mine.other;
+    size_t const n = take(send, send.bytes);
+    if (n == 0) return;
+    send.lost = true;
+    finish(send, n, std::move(lock));
+  }
+  void wake(int rank) {
+    Seat& seat = seats_[size_t(rank)];
+    // Taking the mutex once makes sure that it is not between looking and going to sleep.
+    { std::lock_guard lock(seat.mutex); }
+    seat.changed.notify_all();
   }
 
   void deliver(Post& send, Post& receive) {
