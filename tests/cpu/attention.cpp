@@ -128,6 +128,17 @@ TEST_CASE("rows that see no key are zero") {
   for (size_t i = 40 * 16; i < got.dk.size(); ++i) CHECK((got.dk[i] == 0 && got.dv[i] == 0));  // seen by nobody
 }
 
+TEST_CASE_TEMPLATE("rows that see one key only have gradients of exactly 0", P, Fp64, Fp32, Bf16, Fp16) {
+  using K = Kernel<P, SlidingWindow, Plain, DefaultTiles, 24, 37>;
+  if (cpu::RegisterTile<typename cpu::Sizes<K>::T>::matrix) return;  // they add in an order of their own
+  Case<K> c{.heads = 2, .kv_heads = 1, .q_rows = {{0, 1, 101}}, .k_rows = {{0, 1, 101}}, .mask = {0, 0}};
+  c.fill(904);
+  Cpu cpu;
+  auto const got = c.run(cpu);
+  CHECK(std::all_of(got.dq.begin(), got.dq.end(), [](auto x) { return double(cpu::convert<float>(x)) == 0; }));
+  CHECK(std::all_of(got.dk.begin(), got.dk.end(), [](auto x) { return x == 0; }));
+}
+
 TEST_CASE("no query rows, no key rows, no keys in the mask") {
   using K = Kernel<Fp32, Causal, Plain, DefaultTiles, 16, 16>;
   Cpu cpu;

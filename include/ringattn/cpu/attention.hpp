@@ -64,16 +64,14 @@ template <class K> class Forward {
     [[maybe_unused]] typename S::Register::Scope const registers{};
     Panel panels[ForwardLayout<K>::most_panels];
     for (int64_t p = 0; p < n; ++p) panels[p] = panel_of(b, g, begin + p);
-    for (int64_t p = 0, together; p < n; p += together)
-      pack_queries(panels + p, together = computed_together<S>(panels + p, n - p), b,
-                   mine.queries + p * S::query_terms);
+    bool packed[ForwardLayout<K>::most_panels] = {};  // which panels' queries
     bool my_turn = split == 0;
     int64_t const first_segment = split * segments_ / splits_, end_segment = (split + 1) * segments_ / splits_;
     each_key_tile(step_.k_rows, S::segment, [&](Rows keys, int64_t first, int64_t segment) {
       if (segment < first_segment) return true;
       if (segment >= end_segment) return false;
       State states[ForwardLayout<K>::most_panels];
-      if (!attend_segment(mine, b, g, panels, n, keys, first, my_turn, states, control)) return false;
+      if (!attend_segment(mine, b, g, panels, packed, n, keys, first, my_turn, states, control)) return false;
       for (int64_t p = 0; p < n; ++p) {
         State const running = state_of(panels[p].index);
         if (!states[p].out || states[p].out == running.out) continue;
@@ -171,8 +169,8 @@ template <class K> class Forward {
 
   /// n panels against one segment of keys, `first` the first. states: where each panel's sums are. False: the step has
   /// to stop.
-  bool attend_segment(Scratch const& mine, int64_t b, int64_t g, Panel const* panels, int64_t n, Rows segment,
-                      int64_t first, bool my_turn, State* states, StepControl& control) const {
+  bool attend_segment(Scratch const& mine, int64_t b, int64_t g, Panel const* panels, bool* packed_queries, int64_t n,
+                      Rows segment, int64_t first, bool my_turn, State* states, StepControl& control) const {
     int64_t pairs = 0, blocks = 0;
     int64_t const all_keys = count_rows(step_.k_rows);
     int const keys_at_once = S::together(vectors_for<S>(computed_together<S>(panels, n) * panels->rows.count));
@@ -194,7 +192,8 @@ template <class K> class Forward {
         if (see.none()) continue;
         bool const flat = is_flat<S>(panels + p, together);
         if (!states[p].out) begin_sums(mine, panels, p, together, flat || together == 1, my_turn, states);
-        T const* const queries = mine.queries + p * S::query_terms;
+        T* const queries = mine.queries + p * S::query_terms;
+        if (!std::exchange(packed_queries[p], true)) pack_queries(panels + p, together, b, queries);
         if (flat) {
           if (packed != Packed::flat) {
             using N = Number<T>;

@@ -29,17 +29,22 @@ template <class K> class Backward {
   int64_t results() const { return count_.batch * count_.heads * count_rows(step_.q_rows) * S::head; }
   int64_t units() const { return count_.batch * count_.kv_heads * layout_.chunks; }
 
-  /// Clears dQ of a panel and computes its row sums dO . O.
+  /// Clears dQ of a panel and computes its row sums dO . O: with the operations of dP = V dO, in their order, so that
+  /// dP - dO . O is exactly 0 where a row attends to one key only.
   void clear(int64_t panel) const {
     auto const [b, h, rows, first] = place(panel);
     std::fill_n(dq(panel), S::head_rows * S::q, A(0));
     std::fill_n(delta(panel), S::q, A(0));
-    for (int64_t r = 0; r < rows.count; ++r) {
-      E const *const o = step_.out.row(b, first + r, h), *const g = step_.dout.row(b, first + r, h);
-      int64_t const o_dim = step_.out.stride[3], g_dim = step_.dout.stride[3];
-      A sum = 0;
-      for (int d = 0; d < S::value; ++d) sum = fma(convert<A>(o[d * o_dim]), convert<A>(g[d * g_dim]), sum);
-      delta(panel)[r] = sum;
+    Slab<E const> const out(step_.out, b, first, h), dout(step_.dout, b, first, h);
+    alignas(64) T x[S::value_terms * S::vector], y[S::value_terms * S::vector];
+    for (int64_t r = 0; r < rows.count; r += S::vector) {
+      int64_t const n = std::min<int64_t>(S::vector, rows.count - r);
+      pack_lanes<S::value, S::value_terms>(out.from(r), n, S::vector, A(1), x);
+      pack_lanes<S::value, S::value_terms>(dout.from(r), n, S::vector, A(1), y);
+      Vec<A> sum = Vec<A>::zero();
+      for (int t = 0; t < S::value_terms * S::vector; t += S::vector)
+        sum = fma(Factor<T>::load(x + t), Factor<T>::load(y + t), sum);
+      sum.store(delta(panel) + r);
     }
   }
   /// Before the units of a step.
@@ -99,8 +104,8 @@ template <class K> class Backward {
     Slab<E> const dst(to, b, first, h);
     for (int64_t w0 = 0; w0 < rows.count; w0 += S::lanes)
       unpack_lanes<S::head>(
-          dq(panel) + w0 * S::head_rows, std::min<int64_t>(S::lanes, rows.count - w0), S::lanes,
-          [&](int64_t) { return step_.scale; }, dst.from(w0));
+          dq(panel) + w0 * S::head_rows, std::min<int64_t>(S::lanes, rows.count - w0),
+          vectors_of(rows.count - w0) * S::vector, [&](int64_t) { return step_.scale; }, dst.from(w0));
   }
 
  private:
@@ -147,6 +152,8 @@ template <class K> class Backward {
   };
 
   template <class X> static X* at(std::byte* base, size_t offset) { return reinterpret_cast<X*>(base + offset); }
+  /// Of the lane block that the first of `rows` rows is in. Matrix registers sum over whole lane blocks.
+  static constexpr int vectors_of(int64_t rows) { return S::Register::matrix ? S::vectors : vectors_for<S>(rows); }
   A* dq(int64_t panel) const { return at<A>(step_.state, layout_.dq) + panel * S::head_rows * S::q; }
   A* delta(int64_t panel) const { return at<A>(step_.state, layout_.delta) + panel * S::q; }
   /// How many key tiles a unit has added to dK|dV.
@@ -169,10 +176,9 @@ template <class K> class Backward {
     bool special = false;
     for (int64_t w0 = 0; w0 < n; w0 += S::lanes) {
       int64_t const rows = std::min<int64_t>(S::lanes, n - w0), lane = p * S::q + w0;
-      pack_lanes<S::head, S::head_terms>(q.from(w0), rows, S::lanes, scaling_.packed,
-                                         mine.q_lanes + lane * S::head_terms);
-      pack_lanes<S::value, S::value_terms>(dout.from(w0), rows, S::lanes, A(1),
-                                           mine.dout_lanes + lane * S::value_terms);
+      int64_t const lanes = vectors_of(n - w0) * S::vector;
+      pack_lanes<S::head, S::head_terms>(q.from(w0), rows, lanes, scaling_.packed, mine.q_lanes + lane * S::head_terms);
+      pack_lanes<S::value, S::value_terms>(dout.from(w0), rows, lanes, A(1), mine.dout_lanes + lane * S::value_terms);
       special |= pack_columns<S::head, S::head_columns, S::columns>(q.from(w0), rows, S::lanes,
                                                                     mine.q_columns + lane / S::terms * S::head_columns);
       special |= pack_columns<S::value, S::value_columns, S::columns>(
@@ -214,26 +220,28 @@ template <class K> class Backward {
   void attend(Scratch const& mine, int64_t p, Panel const& panel, Rows k, VisibleKeys<S::keys, S::rows> const& see,
               bool special, Joint& joint, Ahead& ahead) const {
     int const begin = see.begin(), n = see.end() - begin;
-    bool const alone = special || see.partial(), careful = special && see.partial();
+    bool const apart = special || see.partial(), careful = special && see.partial();
     for (int64_t w0 = 0; w0 < panel.rows.count; w0 += S::lanes) {
+      int const vectors = vectors_of(panel.rows.count - w0), lanes = vectors * S::vector;
       int64_t const block = (p * S::q + w0) / S::lanes;  // of the chunk
+      bool const alone = apart || vectors < S::vectors;
       if (alone || joint.count == BackwardLayout<K>::joint || joint.first + joint.count != block)
         add_joint(mine, joint, int(k.count));
       if (joint.count == 0) joint.first = block;
       int64_t const slot = joint.count * S::keys;
 
       int64_t position[S::lanes];  // of padded lanes: of the last row
-      for (int w = 0; w < S::lanes; ++w) position[w] = panel.rows.at(std::min(w0 + w, panel.rows.count - 1));
+      for (int w = 0; w < lanes; ++w) position[w] = panel.rows.at(std::min(w0 + w, panel.rows.count - 1));
       for (int i = begin; i < see.end(); i += S::rows) {
         ahead.some();
-        pair_block(mine, slot, block * S::lanes, panel, w0, k, see.block(i), i, std::min(S::rows, see.end() - i),
-                   position);
+        pair_block(mine, slot, block * S::lanes, vectors, panel, w0, k, see.block(i), i,
+                   std::min(S::rows, see.end() - i), position);
       }
       // Pairs of keys: the second of the last pair may be none.
-      T const* const scores = mine.score_row_pairs + ((S::terms == 1 ? slot : 0) + begin) / S::terms * S::lanes;
+      T const* const scores = mine.score_row_pairs + ((S::terms == 1 ? slot : 0) + begin) / S::terms * lanes;
       if (careful)
         for (int i = 0; i < n; ++i)
-          for (int w = 0; w < S::lanes; ++w)
+          for (int w = 0; w < lanes; ++w)
             mine.seen[i * S::lanes + w] = step_.mask.visible(position[w], k.at(begin + i));
 
       // dQ^T += K^T dS^T
@@ -241,12 +249,11 @@ template <class K> class Backward {
       A* const grad = dq(panel.index) + w0 * S::head_rows;
       if (careful)
         for (int d = 0; d < S::head_rows; d += S::rows)
-          seen_product<Into::add, S::factor_row, S::factor_step>(S::rows, S::lanes, a + d * S::key_terms, scores, n,
-                                                                 mine.seen, 0, S::lanes, 1, grad + d * S::lanes,
-                                                                 S::lanes);
+          seen_product<Into::add, S::factor_row, S::factor_step>(S::rows, lanes, a + d * S::key_terms, scores, n,
+                                                                 mine.seen, 0, S::lanes, 1, grad + d * lanes, lanes);
       else
         tall_product<Into::add, S::vectors, S::factor_row, S::factor_step>(
-            S::vectors, S::head_rows, a, S::rows * S::key_terms, scores, ceil_div(n, S::terms), grad, S::lanes);
+            vectors, S::head_rows, a, S::rows * S::key_terms, scores, ceil_div(n, S::terms), grad, lanes);
       // dV += P^T dO, dK += dS^T Q
       if (!alone) {
         ++joint.count;
@@ -258,6 +265,7 @@ template <class K> class Backward {
                        .block = block,
                        .blocks = 1,
                        .rows = std::min<int64_t>(S::lanes, panel.rows.count - w0),
+                       .vectors = vectors,
                        .careful = careful};
       add_columns<S::value_columns>(mine.weight_pairs, mine.dout_columns, at, mine.seen, mine.dv);
       add_columns<S::head_columns>(mine.score_pairs, mine.q_columns, at, mine.seen, mine.dk);
@@ -266,27 +274,28 @@ template <class K> class Backward {
 
   /// Weights P and score gradients dS of a block of keys from `i` on and one lane block, which starts at `lane` of the
   /// chunk. Rows from `valid` on come out as 0.
-  void pair_block(Scratch const& mine, int64_t slot, int64_t lane, Panel const& panel, int64_t w0, Rows k,
+  void pair_block(Scratch const& mine, int64_t slot, int64_t lane, int vectors, Panel const& panel, int64_t w0, Rows k,
                   Coverage coverage, int i, int valid, int64_t const* position) const {
+    int const lanes = vectors * S::vector;
     int64_t const at_key = slot + i, wide = S::terms == 1 ? at_key : 0;
-    A *const weights = mine.weights + wide * S::lanes, *const scores = mine.scores + wide * S::lanes;
+    A *const weights = mine.weights + wide * lanes, *const scores = mine.scores + wide * lanes;
     if (coverage == Coverage::none) {
-      std::fill_n(weights, S::rows * S::lanes, A(0));
-      std::fill_n(scores, S::rows * S::lanes, A(0));
+      std::fill_n(weights, S::rows * lanes, A(0));
+      std::fill_n(scores, S::rows * lanes, A(0));
     } else {
-      tall_product<Into::replace, S::vectors, S::head_terms, 1>(S::vectors, S::rows, mine.key_rows + i * S::head_terms,
-                                                                0, mine.q_lanes + lane * S::head_terms, S::head_terms,
-                                                                weights, S::lanes);
-      tall_product<Into::replace, S::vectors, S::value_terms, 1>(
-          S::vectors, S::rows, mine.value_rows + i * S::value_terms, 0, mine.dout_lanes + lane * S::value_terms,
-          S::value_terms, scores, S::lanes);
+      tall_product<Into::replace, S::vectors, S::head_terms, 1>(vectors, S::rows, mine.key_rows + i * S::head_terms, 0,
+                                                                mine.q_lanes + lane * S::head_terms, S::head_terms,
+                                                                weights, lanes);
+      tall_product<Into::replace, S::vectors, S::value_terms, 1>(vectors, S::rows, mine.value_rows + i * S::value_terms,
+                                                                 0, mine.dout_lanes + lane * S::value_terms,
+                                                                 S::value_terms, scores, lanes);
       A const *const lse = mine.lse + lane, *const sums = delta(panel.index) + w0;
       if constexpr (K::Score::identity) {
-        weigh_gradients<S::vectors, T>(S::rows, weights, scores, scaling_.product, lse, sums);
+        weigh_gradients<S::vectors, T>(vectors, S::rows, weights, scores, scaling_.product, lse, sums);
       } else {
         for (int r = 0; r < valid; ++r)
-          for (int w = 0; w < S::lanes; ++w) {
-            A &s = weights[r * S::lanes + w], &ds = scores[r * S::lanes + w];
+          for (int w = 0; w < lanes; ++w) {
+            A &s = weights[r * lanes + w], &ds = scores[r * lanes + w];
             int64_t const at_q = position[w], at_k = k.at(i + r);
             A const score = s * scaling_.product, slope = step_.score.slope(score, panel.head, at_q, at_k);
             s = exp2(step_.score.apply(score, panel.head, at_q, at_k) * A(softmax::log2_e) - lse[w]);
@@ -297,26 +306,26 @@ template <class K> class Backward {
       if (coverage == Coverage::partial)
         for (int r = 0; r < valid; ++r) {
           int64_t const key = k.at(i + r);
-          for (int w = 0; w < S::lanes; ++w) {
+          for (int w = 0; w < lanes; ++w) {
             bool const visible = step_.mask.visible(position[w], key);
-            weights[r * S::lanes + w] = visible ? weights[r * S::lanes + w] : A(0);
-            scores[r * S::lanes + w] = visible ? scores[r * S::lanes + w] : A(0);
+            weights[r * lanes + w] = visible ? weights[r * lanes + w] : A(0);
+            scores[r * lanes + w] = visible ? scores[r * lanes + w] : A(0);
           }
         }
-      std::fill(weights + valid * S::lanes, weights + S::rows * S::lanes, A(0));
-      std::fill(scores + valid * S::lanes, scores + S::rows * S::lanes, A(0));
+      std::fill(weights + valid * lanes, weights + S::rows * lanes, A(0));
+      std::fill(scores + valid * lanes, scores + S::rows * lanes, A(0));
     }
     if constexpr (S::terms == 2) {
       // A padded lane may be the other half of a real row's pair.
-      if (int64_t const rows = panel.rows.count - w0; rows < S::lanes)
+      if (int64_t const rows = panel.rows.count - w0; rows < lanes)
         for (int r = 0; r < S::rows; ++r) {
-          std::fill(weights + r * S::lanes + rows, weights + (r + 1) * S::lanes, A(0));
-          std::fill(scores + r * S::lanes + rows, scores + (r + 1) * S::lanes, A(0));
+          std::fill(weights + r * lanes + rows, weights + (r + 1) * lanes, A(0));
+          std::fill(scores + r * lanes + rows, scores + (r + 1) * lanes, A(0));
         }
-      round_to_pairs<S::vectors>(S::rows, weights, mine.weight_pairs + at_key * S::lane_terms,
+      round_to_pairs<S::vectors>(vectors, S::rows, weights, mine.weight_pairs + at_key * lanes / S::terms,
                                  static_cast<T*>(nullptr));
-      round_to_pairs<S::vectors>(S::rows, scores, mine.score_pairs + at_key * S::lane_terms,
-                                 mine.score_row_pairs + i / S::terms * S::lanes);
+      round_to_pairs<S::vectors>(vectors, S::rows, scores, mine.score_pairs + at_key * lanes / S::terms,
+                                 mine.score_row_pairs + i / S::terms * lanes);
     }
   }
 
@@ -326,6 +335,7 @@ template <class K> class Backward {
     int64_t slot;           ///< where P and dS of the first lane block are
     int64_t block, blocks;  ///< lane blocks, each of `rows` query rows
     int64_t rows;
+    int vectors = S::vectors;  ///< of lanes that a lane block has
     bool careful = false;
   };
 
@@ -339,31 +349,34 @@ template <class K> class Backward {
     joint = {};
   }
 
-  /// sum[key][column] += the sum over query rows of a[key][row] b[row][column].
-  template <int columns>
+  /// sum[key][column] += the sum over query rows of a[key][row] b[row][column]; rows of a are lane blocks of at.vectors
+  /// <= most vectors.
+  template <int columns, int most = S::vectors>
   static void add_columns(T const* a, T const* b, Columns const& at, unsigned char const* seen, A* sum) {
-    constexpr int left = columns % S::columns / S::vector;
-    a += (at.slot + at.first) * S::lane_terms;
+    if constexpr (most > 1 && !S::Register::matrix)
+      if (at.vectors < most) return add_columns<columns, most - 1>(a, b, at, seen, sum);
+    constexpr int left = columns % S::columns / S::vector, row = most * S::vector / S::terms;
+    a += (at.slot + at.first) * row;
     b += at.block * S::lane_terms * columns;
     sum += at.first * columns;
     for (int c = 0; c + S::columns <= columns; c += S::columns)
-      add_column_block<S::column_vectors, columns>(a, b + c * S::lane_terms, at, seen, sum + c);
+      add_column_block<S::column_vectors, columns, row>(a, b + c * S::lane_terms, at, seen, sum + c);
     if constexpr (left > 0) {
       constexpr int c = columns - left * S::vector;
-      add_column_block<left, columns>(a, b + c * S::lane_terms, at, seen, sum + c);
+      add_column_block<left, columns, row>(a, b + c * S::lane_terms, at, seen, sum + c);
     }
   }
-  template <int vectors, int columns>
+  template <int vectors, int columns, int row>
   static void add_column_block(T const* a, T const* b, Columns const& at, unsigned char const* seen, A* sum) {
-    Stretch const blocks{.count = at.blocks, .a = S::keys * S::lane_terms, .b = S::lane_terms * columns};
+    Stretch const blocks{.count = at.blocks, .a = S::keys * row, .b = S::lane_terms * columns};
     if (at.careful)
       for (int i = 0; i < at.keys; i += S::rows)
-        seen_product<Into::add, S::lane_terms, 1>(S::rows, vectors * S::vector, a + i * S::lane_terms, b, at.rows,
-                                                  seen + i * S::lanes, S::lanes, 1, 0, sum + i * columns, columns);
+        seen_product<Into::add, row, 1>(S::rows, vectors * S::vector, a + i * row, b, at.rows, seen + i * S::lanes,
+                                        S::lanes, 1, 0, sum + i * columns, columns);
     else
-      tall_product<Into::add, S::column_vectors, S::lane_terms, 1>(vectors, at.keys, a, S::rows * S::lane_terms, b,
-                                                                   ceil_div(at.rows, S::terms), sum, columns,
-                                                                   static_cast<A const*>(nullptr), blocks);
+      tall_product<Into::add, S::column_vectors, row, 1>(vectors, at.keys, a, S::rows * row, b,
+                                                         ceil_div(at.rows, S::terms), sum, columns,
+                                                         static_cast<A const*>(nullptr), blocks);
   }
 
   Step const& step_;

@@ -124,39 +124,44 @@ template <class A> void merge_row(int64_t n, A* out, A const* next, A left, A ri
     fma(V::load(next + i), V::broadcast(right), V::load(out + i) * V::broadcast(left)).store(out + i);
 }
 
-/// For an even number of keys: products become weights P, dP becomes dS = P (dP - delta). lse: base 2.
-template <int vectors, class T, class A>
-[[gnu::noinline]] void weigh_gradients(int keys, A* scores, A* dp, A product, A const* lse, A const* delta) {
-  constexpr int lane = vector_lanes<A>, lanes = vectors * lane, count = 2 * vectors;
+/// For an even number of keys: products become weights P, dP becomes dS = P (dP - delta). lse: base 2. Here and below,
+/// keys have `vectors` <= most vectors of lanes.
+template <int most, class T, class A>
+[[gnu::noinline]] void weigh_gradients(int vectors, int keys, A* scores, A* dp, A product, A const* lse,
+                                       A const* delta) {
+  if constexpr (most > 1)
+    if (vectors < most) return weigh_gradients<most - 1, T>(vectors, keys, scores, dp, product, lse, delta);
+  constexpr int lane = vector_lanes<A>, lanes = most * lane, count = 2 * most;
   using V = Vec<A>;
   V const factor = V::broadcast(product);
   for (int k = 0; k < keys; k += 2) {
     V p[count];
     for (int i = 0; i < count; ++i)
-      p[i] = simd::fms(V::load(scores + k * lanes + i * lane), factor, V::load(lse + i % vectors * lane));
+      p[i] = simd::fms(V::load(scores + k * lanes + i * lane), factor, V::load(lse + i % most * lane));
     simd::exp2<PolynomialFor<T, A>>(p);
     for (int i = 0; i < count; ++i) {
       p[i].store(scores + k * lanes + i * lane);
-      (p[i] * (V::load(dp + k * lanes + i * lane) - V::load(delta + i % vectors * lane)))
-          .store(dp + k * lanes + i * lane);
+      (p[i] * (V::load(dp + k * lanes + i * lane) - V::load(delta + i % most * lane))).store(dp + k * lanes + i * lane);
     }
   }
 }
 
 /// An even number of rows of numbers as pairs: of neighbouring lanes, the operand of sums over lanes (query rows), and
 /// of rows, the operand of sums over rows (keys); the latter may be null.
-template <int vectors, class T, class A>
-[[gnu::noinline]] void round_to_pairs(int rows, A const* x, T* of_lanes, T* of_rows) {
-  constexpr int lane = vector_lanes<A>, lanes = vectors * lane;
+template <int most, class T, class A>
+[[gnu::noinline]] void round_to_pairs(int vectors, int rows, A const* x, T* of_lanes, T* of_rows) {
+  if constexpr (most > 1)
+    if (vectors < most) return round_to_pairs<most - 1>(vectors, rows, x, of_lanes, of_rows);
+  constexpr int lane = vector_lanes<A>, lanes = most * lane;
   using V = Vec<A>;
   for (int k = 0; k < rows; k += 2) {
-    V row[2 * vectors];
-    for (int i = 0; i < 2 * vectors; ++i) row[i] = V::load(x + k * lanes + i * lane);
+    V row[2 * most];
+    for (int i = 0; i < 2 * most; ++i) row[i] = V::load(x + k * lanes + i * lane);
     // Two rows of lanes / 2 pairs lie one after the other.
-    for (int j = 0; j < vectors; ++j)
+    for (int j = 0; j < most; ++j)
       pair_neighbours(row[2 * j], row[2 * j + 1]).store(of_lanes + k * lanes / 2 + j * lane);
     if (of_rows)
-      for (int j = 0; j < vectors; ++j) pair_lanes(row[j], row[vectors + j]).store(of_rows + k / 2 * lanes + j * lane);
+      for (int j = 0; j < most; ++j) pair_lanes(row[j], row[most + j]).store(of_rows + k / 2 * lanes + j * lane);
   }
 }
 
