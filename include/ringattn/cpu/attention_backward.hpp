@@ -57,13 +57,15 @@ template <class K> class Backward {
   void unit(int64_t index, int worker, StepControl& control) const {
     int64_t const heads = count_.batch * count_.kv_heads;
     int64_t const b = index % heads / count_.kv_heads, g = index % count_.kv_heads;
-    int64_t const begin = index / heads * layout_.chunk;
-    int64_t const n = std::min(layout_.chunk, count_.of_group() - begin);
+    // Of one size, so that runs of equal lengths share no chunk.
+    int64_t const chunk = index / heads, begin = chunk * count_.of_group() / layout_.chunks;
+    int64_t const n = (chunk + 1) * count_.of_group() / layout_.chunks - begin;
     bool const is_first = begin == 0, is_last = begin + n == count_.of_group();
     Scratch const mine(step_.state + layout_.scratch + size_t(worker) * layout_.scratch_bytes, layout_);
     [[maybe_unused]] typename S::Register::Scope const registers{};
     Panel panels[BackwardLayout<K>::most_panels];
-    for (int64_t p = 0; p < n; ++p) pack_panel(mine, p, b, panels[p] = panel_of(b, g, begin + p));
+    for (int64_t p = 0; p < n; ++p) panels[p] = panel_of(b, g, begin + p);
+    bool packed_panels[BackwardLayout<K>::most_panels] = {};
 
     int64_t pairs = 0;
     int64_t const all_keys = count_rows(step_.k_rows);
@@ -77,6 +79,7 @@ template <class K> class Backward {
       for (int64_t p = 0; p < n; ++p) {
         VisibleKeys<S::keys, S::rows> const see(step_.mask, panels[p].rows, k);
         if (see.none()) continue;
+        if (!std::exchange(packed_panels[p], true)) pack_panel(mine, p, b, panels[p]);
         if (!packed) {
           special = pack_keys(mine, keys, values, k.count);
           packed = true;
