@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the threads of an in-process ring share: channels where sends meet receives, seats where ranks wait, the abort.
+// The ring that the threads of InProcess and CudaPeer share: how sends meet receives, who copies, waits, the abort.
 #pragma once
 
 #include <algorithm>
@@ -19,23 +19,9 @@
 #include <vector>
 
 #include "check.hpp"
+#include "in_process_posts.hpp"
 
 namespace ringattn::inline RINGATTN_ABI {
-
-/// For tests: bad luck on purpose. Off by default, and then it costs nothing. Delays depend on the seed, the pair and
-/// the message's number only.
-struct Chaos {
-  std::uint64_t seed = 0;
-  std::chrono::nanoseconds delay{0};  ///< a message arrives up to this much later, in any order between pairs
-  bool poison = false;                ///< receive buffers are all ones (NaN) from the post until the arrival
-
-  bool on() const { return delay.count() > 0 || poison; }
-};
-
-struct RunOptions {
-  std::chrono::nanoseconds deadline = std::chrono::seconds(30);  ///< how long the core waits for a peer
-  Chaos chaos{};
-};
 
 namespace detail {
 
@@ -44,47 +30,11 @@ namespace detail {
 class InProcessRing {
  public:
   enum class Lane { data, control };  ///< matched independently
-
-  struct Record;
-  struct Channel;
-
-  /// One side of one message. Lives in its record; `next` chains those that wait in a channel.
-  struct Post {
-    Record* record = nullptr;
-    Channel* channel = nullptr;
-    std::byte const* from = nullptr;  ///< of a send
-    std::byte* to = nullptr;          ///< of a receive
-    size_t bytes = 0;
-    bool is_send = false;
-    void* place = nullptr;  ///< of memory that is not the host's: what the mover knows about it
-    Post* next = nullptr;
-
-    // Of a large message, under the channel's lock.
-    Post* other = nullptr;           ///< from its match until its last piece has been copied
-    size_t taken = 0, finished = 0;  ///< of a send: bytes that somebody copies or has copied
-    bool lost = false;
-  };
+  using Post = in_process::Post;
+  using Record = in_process::Record;
 
   /// Moves a matched message where one side has a place, on the thread that posted second. What it throws aborts.
   using Mover = void (*)(Post& send, Post& receive);
-
-  /// The posts of one transfer. Records are kept and used again, so that a steady ring allocates nothing.
-  struct Record {
-    int rank = 0;
-    std::vector<Post> posts;
-    std::atomic<size_t> under_way{0};  ///< posts that somebody may still touch the buffers of
-    bool lost = false;                 ///< one of them will never arrive; read once none is under way
-  };
-
-  /// From one rank to another. Holds sends or receives that wait for the other side, never both, first posted first.
-  struct alignas(64) Channel {
-    std::mutex mutex;
-    Post* head = nullptr;
-    Post* tail = nullptr;
-    int from = 0, to = 0;
-    std::uint64_t number = 0;                     ///< delayed messages so far
-    std::chrono::steady_clock::time_point due{};  ///< of the last of them
-  };
 
   InProcessRing(int size, RunOptions const& options, Mover mover = nullptr)
       : size_(size),
@@ -97,7 +47,7 @@ class InProcessRing {
       channels_[i].to = int(i % size_t(size));
     }
     for (Seat& seat : seats_)
-      for (int i = 0; i < records_kept; ++i) seat.free.push_back(add_record(seat, 2 * size_t(size)));
+      for (int i = 0; i < records_kept; ++i) seat.add_record(2 * size_t(size));
     if (options_.chaos.on()) postman_ = std::thread([this] { deliver_late(); });
   }
 
@@ -124,7 +74,7 @@ class InProcessRing {
       reason_ = std::move(reason);
       aborted_.store(true, std::memory_order_release);
     }
-    for (int rank = 0; rank < size_; ++rank) wake(rank);
+    for (Seat& seat : seats_) seat.wake();
     { std::lock_guard lock(late_mutex_); }
     late_changed_.notify_all();
   }
@@ -138,7 +88,7 @@ class InProcessRing {
   Record* open(int rank, size_t posts) {
     Seat& seat = seats_[size_t(rank)];
     std::lock_guard lock(seat.mutex);
-    if (seat.free.empty()) seat.free.push_back(add_record(seat, posts));
+    if (seat.free.empty()) seat.add_record(posts);
     Record* const record = seat.free.back();
     record->posts.reserve(posts);
     seat.free.pop_back();
@@ -221,15 +171,8 @@ class InProcessRing {
 
  private:
   using Clock = std::chrono::steady_clock;
-
-  /// Where the thread of one rank waits.
-  struct alignas(64) Seat {
-    std::mutex mutex;
-    std::condition_variable changed;
-    std::vector<std::unique_ptr<Record>> records;
-    std::vector<Record*> free;
-    std::atomic<size_t> to_copy{0};  ///< large messages from or to this rank of which nobody has taken the last piece
-  };
+  using Channel = in_process::Channel;
+  using Seat = in_process::Seat;
 
   struct Match {
     Post *send, *receive;
@@ -248,13 +191,6 @@ class InProcessRing {
     return channels_[(lane == Lane::data ? 0 : n * n) + size_t(from) * n + size_t(to)];
   }
 
-  static Record* add_record(Seat& seat, size_t posts) {
-    seat.records.push_back(std::make_unique<Record>());
-    seat.records.back()->posts.reserve(posts);
-    seat.free.reserve(seat.records.size());
-    return seat.records.back().get();
-  }
-
   /// Matches a post with the first that waits on the other side, or lets it wait.
   void post(Post& mine) {
     Channel& c = *mine.channel;
@@ -265,77 +201,17 @@ class InProcessRing {
         lock.unlock();
         return lose(mine);
       }
-      if (c.head == nullptr || c.head->is_send == mine.is_send) {
-        (c.head == nullptr ? c.head : c.tail->next) = &mine;
-        c.tail = &mine;
-        return;
-      }
-      other = c.head;
-      c.head = other->next;
+      if (c.head == nullptr || c.head->is_send == mine.is_send) return c.push(mine);
+      other = c.pop();
       Post &send = mine.is_send ? mine : *other, &receive = mine.is_send ? *other : mine;
       if (postman_.joinable()) return deliver_later(c, send, receive);
       if (send.bytes == receive.bytes && send.bytes > piece && !send.place && !receive.place) {
         share(send, receive);
         lock.unlock();
-        return wake(mine.is_send ? c.to : c.from);
+        return seats_[size_t(mine.is_send ? c.to : c.from)].wake();
       }
     }
     mine.is_send ? deliver(mine, *other) : deliver(*other, mine);
-  }
-
-  /// Leaves a message to be copied in pieces by both ranks. Here and below, the channel's lock is held, without which
-  /// neither record can be closed.
-  void share(Post& send, Post& receive) {
-    send.other = &receive;
-    receive.other = &send;
-    for (Post* p : {&send, &receive}) seats_[size_t(p->record->rank)].to_copy.fetch_add(1);
-  }
-  /// Takes the next bytes of a message, `most` at most.
-  size_t take(Post& send, size_t most) {
-    size_t const n = std::min(most, send.bytes - send.taken);
-    send.taken += n;
-    if (n > 0 && send.taken == send.bytes)
-      for (Post* p : {&send, send.other}) seats_[size_t(p->record->rank)].to_copy.fetch_sub(1);
-    return n;
-  }
-  /// Of bytes that were taken. Lets go of the lock; with the last of them the message has arrived.
-  void finish(Post& send, size_t n, std::unique_lock<std::mutex> lock) {
-    send.finished += n;
-    if (send.finished < send.bytes) return;
-    bool const lost = send.lost;
-    Post& receive = *std::exchange(send.other, nullptr);
-    receive.other = nullptr;
-    lock.unlock();
-    settle(send, lost);
-    settle(receive, lost);
-  }
-  bool copy_piece(Post& mine) {
-    std::unique_lock lock(mine.channel->mutex);
-    if (mine.other == nullptr) return false;
-    Post &send = mine.is_send ? mine : *mine.other, &receive = mine.is_send ? *mine.other : mine;
-    size_t const from = send.taken, n = take(send, piece);
-    if (n == 0) return false;
-    lock.unlock();
-    std::memcpy(receive.to + from, send.from + from, n);
-    lock.lock();
-    finish(send, n, std::move(lock));
-    return true;
-  }
-  /// Nobody shall copy what of a matched message nobody has taken yet.
-  void give_up(Post& mine) {
-    std::unique_lock lock(mine.channel->mutex);
-    if (mine.other == nullptr) return;
-    Post& send = mine.is_send ? mine : *mine.other;
-    size_t const n = take(send, send.bytes);
-    if (n == 0) return;
-    send.lost = true;
-    finish(send, n, std::move(lock));
-  }
-  void wake(int rank) {
-    Seat& seat = seats_[size_t(rank)];
-    // Taking the mutex once makes sure that it is not between looking and going to sleep.
-    { std::lock_guard lock(seat.mutex); }
-    seat.changed.notify_all();
   }
 
   void deliver(Post& send, Post& receive) {
@@ -382,16 +258,62 @@ class InProcessRing {
 
   /// Takes a post out of its channel; false if it has been matched.
   static bool withdraw(Post& post) {
-    Channel& c = *post.channel;
-    std::lock_guard lock(c.mutex);
-    Post* before = nullptr;
-    for (Post* p = c.head; p != nullptr; before = p, p = p->next) {
-      if (p != &post) continue;
-      (before == nullptr ? c.head : before->next) = p->next;
-      if (c.tail == p) c.tail = before;
-      return true;
-    }
-    return false;
+    std::lock_guard lock(post.channel->mutex);
+    return post.channel->remove(post);
+  }
+
+  // ---------------------------------------------------------------- large messages: both ranks copy, piece by piece
+
+  /// Here and below the channel's lock is held, without which neither record can be closed.
+  void share(Post& send, Post& receive) {
+    send.other = &receive;
+    receive.other = &send;
+    for (Post* p : {&send, &receive}) seats_[size_t(p->record->rank)].to_copy.fetch_add(1);
+  }
+
+  /// Takes the next bytes of a message, `most` at most.
+  size_t take(Post& send, size_t most) {
+    size_t const n = std::min(most, send.bytes - send.taken);
+    send.taken += n;
+    if (n > 0 && send.taken == send.bytes)
+      for (Post* p : {&send, send.other}) seats_[size_t(p->record->rank)].to_copy.fetch_sub(1);
+    return n;
+  }
+
+  /// Of bytes that were taken. Lets go of the lock; with the last of them the message has arrived.
+  void finish(Post& send, size_t n, std::unique_lock<std::mutex> lock) {
+    send.finished += n;
+    if (send.finished < send.bytes) return;
+    bool const lost = send.lost;
+    Post& receive = *std::exchange(send.other, nullptr);
+    receive.other = nullptr;
+    lock.unlock();
+    settle(send, lost);
+    settle(receive, lost);
+  }
+
+  bool copy_piece(Post& mine) {
+    std::unique_lock lock(mine.channel->mutex);
+    if (mine.other == nullptr) return false;
+    Post &send = mine.is_send ? mine : *mine.other, &receive = mine.is_send ? *mine.other : mine;
+    size_t const from = send.taken, n = take(send, piece);
+    if (n == 0) return false;
+    lock.unlock();
+    std::memcpy(receive.to + from, send.from + from, n);
+    lock.lock();
+    finish(send, n, std::move(lock));
+    return true;
+  }
+
+  /// Nobody shall copy what of a matched message nobody has taken yet.
+  void give_up(Post& mine) {
+    std::unique_lock lock(mine.channel->mutex);
+    if (mine.other == nullptr) return;
+    Post& send = mine.is_send ? mine : *mine.other;
+    size_t const n = take(send, send.bytes);
+    if (n == 0) return;
+    send.lost = true;
+    finish(send, n, std::move(lock));
   }
 
   // ---------------------------------------------------------------- chaos: a thread of its own delivers, late
