@@ -215,7 +215,7 @@ struct Recv {
 /// A set of messages under way. `wait_for(backend, slice)`: true once later work of the backend is ordered behind
 /// their arrival (on a stream backend at once, without blocking the host), false if the slice of time ran out first or
 /// the ring was aborted; throws Error{transport} on a transport error. Destroying one that is under way is allowed only
-/// after an abort, and then returns only when no buffer will be touched any more.
+/// after an abort, and then returns only when no buffer will be touched any more. On its communicator's thread.
 template <class T, class B>
 concept RingTransfer = std::movable<T> && std::default_initializable<T> &&
     requires(T& t, B& b, std::chrono::nanoseconds slice) {

@@ -301,7 +301,7 @@ template <class C> void rotates(C& comm, unsigned seed, int steps) {
   std::mt19937 common(seed), own(seed + 1 + unsigned(rank));
   Bytes block[2];
   auto const draw = [&] {
-    return common() % 4 == 0 ? size_t(0) : size_t(common() % (common() % 8 == 0 ? 200000 : 3000));
+    return common() % 4 == 0 ? size_t(0) : size_t(common() % (common() % 8 == 0 ? 600000 : 3000));
   };
   std::vector<size_t> size(static_cast<size_t>(n));
   for (auto& s : size) s = draw();

@@ -76,7 +76,7 @@ TEST_CASE("in_process: messages between all pairs at random") {
       for (Mail& m : mail) {
         for (int i = 0; i < 10; ++i) {
           int const from = int(common() % unsigned(n)), to = int(common() % unsigned(n)), number = int(common() % 1000);
-          size_t const size = common() % 3 == 0 ? 0 : common() % 5000;
+          size_t const kind = common() % 12, size = kind < 4 ? 0 : common() % (kind == 4 ? 1200000 : 5000);
           if (from == to) continue;
           if (from == comm.rank()) m.send(from, to, size, number);
           if (to == comm.rank()) m.receive(from, to, size, number);
@@ -226,6 +226,28 @@ TEST_CASE("in_process: large messages are copied by whoever makes progress") {
         CHECK(mail.in == mail.expected);
         together.arrive_and_wait();
       }
+  });
+}
+
+TEST_CASE("in_process: who waits for a transfer copies that one first") {
+  std::barrier together(2);
+  run_ranks(2, [&](InProcess& comm) {
+    HostControl host;
+    Mail mail[3];
+    std::vector<InProcess::Transfer> transfers;
+    for (Mail& m : mail) {
+      comm.rank() == 0 ? m.send(0, 1, 8 << 20) : m.receive(0, 1, 8 << 20);
+      transfers.push_back(post(comm, m));
+    }
+    together.arrive_and_wait();
+    if (comm.rank() == 0) {
+      for (int i : {1, 0}) {
+        CHECK(transfers[size_t(i)].wait_for(host, 60s));
+        CHECK_FALSE(transfers[2].wait_for(host, 0ns));
+      }
+      comm.abort("enough");
+    }
+    together.arrive_and_wait();
   });
 }
 

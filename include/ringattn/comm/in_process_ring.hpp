@@ -125,7 +125,7 @@ class InProcessRing {
     // Clamped, since now + nanoseconds::max() overflows.
     auto const end = begin + std::clamp<std::chrono::nanoseconds>(slice, {}, std::chrono::hours(1));
     for (auto sleep = std::min(end, begin + spin); !settled();) {
-      if (progress(record.rank)) {
+      if (progress(record.rank, &record)) {
         auto const now = Clock::now();
         if (now >= end) break;
         sleep = std::min(end, now + spin);
@@ -139,14 +139,17 @@ class InProcessRing {
     return record.under_way.load(std::memory_order_acquire) == 0 && !record.lost;
   }
 
-  /// Copies a piece of some large message from or to a rank; false if there is none. On the rank's thread.
-  bool progress(int rank) {
+  /// Copies a piece of some large message from or to a rank, of `first` if it has any; false if there is none. On the
+  /// rank's thread.
+  bool progress(int rank, Record* first = nullptr) {
     Seat& seat = seats_[size_t(rank)];
     if (seat.to_copy.load() == 0 || is_aborted()) return false;
-    for (auto const& record : seat.records)
-      for (Post& p : record->posts)
-        if (copy_piece(p)) return true;
-    return false;
+    auto const copy = [&](Record& record) {
+      return std::any_of(record.posts.begin(), record.posts.end(), [&](Post& p) { return copy_piece(p); });
+    };
+    if (first && copy(*first)) return true;
+    // Records are taken from the back: the oldest first.
+    return std::any_of(seat.records.rbegin(), seat.records.rend(), [&](auto const& r) { return copy(*r); });
   }
 
   /// Gives a record back; first stops the ring and takes its posts out of the channels if any is under way. A copy that
@@ -205,7 +208,7 @@ class InProcessRing {
       other = c.pop();
       Post &send = mine.is_send ? mine : *other, &receive = mine.is_send ? *other : mine;
       if (postman_.joinable()) return deliver_later(c, send, receive);
-      if (send.bytes == receive.bytes && send.bytes > piece && !send.place && !receive.place) {
+      if (send.bytes == receive.bytes && is_large(send) && is_large(receive)) {
         share(send, receive);
         lock.unlock();
         return seats_[size_t(mine.is_send ? c.to : c.from)].wake();
@@ -264,6 +267,8 @@ class InProcessRing {
 
   // ---------------------------------------------------------------- large messages: both ranks copy, piece by piece
 
+  static bool is_large(Post const& post) { return post.bytes > piece && !post.place; }
+
   /// Here and below the channel's lock is held, without which neither record can be closed.
   void share(Post& send, Post& receive) {
     send.other = &receive;
@@ -293,6 +298,7 @@ class InProcessRing {
   }
 
   bool copy_piece(Post& mine) {
+    if (!is_large(mine)) return false;
     std::unique_lock lock(mine.channel->mutex);
     if (mine.other == nullptr) return false;
     Post &send = mine.is_send ? mine : *mine.other, &receive = mine.is_send ? *mine.other : mine;

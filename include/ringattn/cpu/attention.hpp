@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <new>
+#include <utility>
 
 #include "control.hpp"
 #include "flat_tile.hpp"

@@ -8,6 +8,7 @@
 
 #include <atomic>
 #include <new>
+#include <utility>
 
 #include "attention.hpp"
 
