@@ -8,12 +8,13 @@
 namespace ringattn::inline RINGATTN_ABI {
 
 /// `inputs`: columns that one hidden unit takes from the up projection. `forward(u, a, hidden)` writes a[hidden] from
-/// u[inputs * hidden]; `backward(u, da, hidden)` replaces u by its gradient. Rows do not overlap.
+/// u[inputs * hidden]; `backward(u, a, hidden)`, given the gradient of a in a, replaces u by its gradient and a by what
+/// forward writes, so that no value is computed twice. Rows do not overlap.
 template <class A>
-concept ActivationPolicy = requires(float* u, float const* in, int64_t n) {
+concept ActivationPolicy = requires(float* u, float* a, float const* in, int64_t n) {
   { A::inputs } -> std::convertible_to<int>;
-  A::forward(in, u, n);
-  A::backward(u, in, n);
+  A::forward(in, a, n);
+  A::backward(u, a, n);
 };
 
 /// x Phi(x), exact (Hendrycks and Gimpel 2016).
@@ -23,11 +24,12 @@ struct Gelu {
   template <Real T> static void forward(T const* u, T* a, int64_t hidden) {
     for (int64_t i = 0; i < hidden; ++i) a[i] = u[i] * phi(u[i]);
   }
-  template <Real T> static void backward(T* u, T const* da, int64_t hidden) {
+  template <Real T> static void backward(T* u, T* a, int64_t hidden) {
     constexpr double density_at_0 = 0.3989422804014327;  // 1 / sqrt(2 pi)
     for (int64_t i = 0; i < hidden; ++i) {
-      T const x = u[i];
-      u[i] = da[i] * (phi(x) + x * T(density_at_0) * detail::vector_exp(x * x * T(-0.5)));
+      T const x = u[i], p = phi(x);
+      u[i] = a[i] * (p + x * T(density_at_0) * detail::vector_exp(x * x * T(-0.5)));
+      a[i] = x * p;
     }
   }
 
@@ -43,12 +45,14 @@ struct SwiGlu {
     T const* RINGATTN_RESTRICT const value = u + hidden;
     for (int64_t i = 0; i < hidden; ++i) a[i] = u[i] * value[i] / (T(1) + detail::vector_exp(-u[i]));
   }
-  template <Real T> static void backward(T* RINGATTN_RESTRICT u, T const* RINGATTN_RESTRICT da, int64_t hidden) {
+  template <Real T> static void backward(T* RINGATTN_RESTRICT u, T* RINGATTN_RESTRICT a, int64_t hidden) {
     T* RINGATTN_RESTRICT const value = u + hidden;
     for (int64_t i = 0; i < hidden; ++i) {
-      T const gate = u[i], sigmoid = T(1) / (T(1) + detail::vector_exp(-gate)), silu = gate * sigmoid;
-      u[i] = da[i] * value[i] * (sigmoid + silu * (T(1) - sigmoid));
-      value[i] = da[i] * silu;
+      T const gate = u[i], v = value[i], da = a[i];
+      T const sigmoid = T(1) / (T(1) + detail::vector_exp(-gate)), silu = gate * sigmoid;
+      u[i] = da * v * (sigmoid + silu * (T(1) - sigmoid));
+      value[i] = da * silu;
+      a[i] = silu * v;
     }
   }
 };

@@ -51,7 +51,8 @@ template <Real T, class Activation = SwiGlu, class G = DefaultGemm> class FeedFo
   /// y += FFN(x).
   void forward(ConstWeights const& w, Matrix<T const> x, Matrix<T> y) {  // [tokens, width] both
     for_blocks(x.rows, o_.block, [&](int64_t i, int64_t n) {
-      Matrix<T> const u = up(w, x.middle_rows(i, n)), a = activated(u);
+      Matrix<T> const u = up(w, x.middle_rows(i, n)), a = hidden(n);
+      for (int64_t r = 0; r < n; ++r) Activation::forward(static_cast<T const*>(u.row(r)), a.row(r), o_.hidden);
       gemm_(Op::plain, a, Op::plain, w.down, T(1), y.middle_rows(i, n));
     });
   }
@@ -61,10 +62,10 @@ template <Real T, class Activation = SwiGlu, class G = DefaultGemm> class FeedFo
                 Matrix<T> dx) {  // [tokens, width] each
     for_blocks(x.rows, o_.block, [&](int64_t i, int64_t n) {
       Matrix<T const> const in = x.middle_rows(i, n), d = dy.middle_rows(i, n);
-      Matrix<T> const u = up(w, in), a = activated(u);
+      Matrix<T> const u = up(w, in), a = hidden(n);
+      gemm_(Op::plain, d, Op::transposed, w.down, T(0), a);                                 // a's gradient
+      for (int64_t r = 0; r < n; ++r) Activation::backward(u.row(r), a.row(r), o_.hidden);  // now u's, and a itself
       gemm_(Op::transposed, a, Op::plain, d, T(1), g.down);
-      gemm_(Op::plain, d, Op::transposed, w.down, T(0), a);  // a is now its gradient
-      for (int64_t r = 0; r < n; ++r) Activation::backward(u.row(r), static_cast<T const*>(a.row(r)), o_.hidden);
       gemm_(Op::transposed, in, Op::plain, u, T(1), g.up);
       gemm_(Op::plain, u, Op::transposed, w.up, T(0), dx.middle_rows(i, n));
     });
@@ -78,11 +79,7 @@ template <Real T, class Activation = SwiGlu, class G = DefaultGemm> class FeedFo
     gemm_(Op::plain, x, Op::plain, w.up, T(0), u);
     return u;
   }
-  Matrix<T> activated(Matrix<T> u) {
-    Matrix<T> const a(scratch_.data() + o_.block * inputs * o_.hidden, u.rows, o_.hidden);
-    for (int64_t r = 0; r < u.rows; ++r) Activation::forward(static_cast<T const*>(u.row(r)), a.row(r), o_.hidden);
-    return a;
-  }
+  Matrix<T> hidden(int64_t rows) { return Matrix<T>(scratch_.data() + o_.block * inputs * o_.hidden, rows, o_.hidden); }
 
   Options o_;
   [[no_unique_address]] G gemm_;
