@@ -215,7 +215,8 @@ struct Recv {
 /// A set of messages under way. `wait_for(backend, slice)`: true once later work of the backend is ordered behind
 /// their arrival (on a stream backend at once, without blocking the host), false if the slice of time ran out first or
 /// the ring was aborted; throws Error{transport} on a transport error. Destroying one that is under way is allowed only
-/// after an abort, and then returns only when no buffer will be touched any more. On its communicator's thread.
+/// after an abort, and then returns only when no buffer will be touched any more. It belongs to its communicator's
+/// thread.
 template <class T, class B>
 concept RingTransfer = std::movable<T> && std::default_initializable<T> &&
     requires(T& t, B& b, std::chrono::nanoseconds slice) {
@@ -223,10 +224,10 @@ concept RingTransfer = std::movable<T> && std::default_initializable<T> &&
 };
 
 /// Moves bytes between the ranks of a ring. Messages between a pair match in posted order; once both sides have posted,
-/// a transfer completes though neither waits given calls to `progress`. `moves<Space>`: can it
-/// move that memory. `abort(reason)`: latches, reaches every rank, never blocks; `aborted()` is the reason, once there
-/// is one. `deadline()`: how long the core waits for a peer. Deadlines, aborts and votes are the core's: a transport
-/// only reports. One thread at a time.
+/// a transfer completes though neither waits, given calls to `progress`. `moves<Space>`: can it move that memory.
+/// `abort(reason)`: latches, reaches every rank, never blocks; `aborted()` is the reason, once there is one.
+/// `deadline()`: how long the core waits for a peer. Deadlines, aborts and votes are the core's: a transport only
+/// reports. One thread at a time.
 template <class C, class B>
 concept RingCommunicator = requires(C& c, B& b, std::span<Send const> s, std::span<Recv const> r, std::string reason) {
   { c.rank() } -> std::convertible_to<int>;

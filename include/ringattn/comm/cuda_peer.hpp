@@ -187,6 +187,7 @@ class CudaPeer : public detail::Sent {
     return transfer;
   }
 
+  /// Copies a piece of a large message in host memory, if one is under way; copies of devices need no progress.
   void progress() { ring().progress(rank_); }
   /// The first reason counts. Never blocks for long; may be called from any thread.
   void abort(std::string reason) { ring().abort(std::move(reason)); }

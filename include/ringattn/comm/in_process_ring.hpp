@@ -185,6 +185,8 @@ class InProcessRing {
   static constexpr int records_kept = 8;  // per rank; a pipeline has fewer transfers under way
   // Most waits of a ring in step are shorter than a sleep and a wake-up.
   static constexpr std::chrono::microseconds spin{50};
+  // Larger messages are copied in pieces of so many bytes: short enough to share evenly, and to end soon after an
+  // abort.
   static constexpr size_t piece = 1 << 18;
 
   bool is_aborted() const { return aborted_.load(std::memory_order_acquire); }

@@ -65,14 +65,14 @@ template <class K> class Forward {
     [[maybe_unused]] typename S::Register::Scope const registers{};
     Panel panels[ForwardLayout<K>::most_panels];
     for (int64_t p = 0; p < n; ++p) panels[p] = panel_of(b, g, begin + p);
-    bool packed[ForwardLayout<K>::most_panels] = {};  // which panels' queries
+    bool packed_queries[ForwardLayout<K>::most_panels] = {};
     bool my_turn = split == 0;
     int64_t const first_segment = split * segments_ / splits_, end_segment = (split + 1) * segments_ / splits_;
     each_key_tile(step_.k_rows, S::segment, [&](Rows keys, int64_t first, int64_t segment) {
       if (segment < first_segment) return true;
       if (segment >= end_segment) return false;
       State states[ForwardLayout<K>::most_panels];
-      if (!attend_segment(mine, b, g, panels, packed, n, keys, first, my_turn, states, control)) return false;
+      if (!attend_segment(mine, b, g, panels, packed_queries, n, keys, first, my_turn, states, control)) return false;
       for (int64_t p = 0; p < n; ++p) {
         State const running = state_of(panels[p].index);
         if (!states[p].out || states[p].out == running.out) continue;

@@ -58,7 +58,7 @@ template <class K> class Backward {
   void unit(int64_t index, int worker, StepControl& control) const {
     int64_t const heads = count_.batch * count_.kv_heads;
     int64_t const b = index % heads / count_.kv_heads, g = index % count_.kv_heads;
-    // Of one size, so that runs of equal lengths share no chunk.
+    // Chunks differ by a panel at most, so that two runs of equal lengths share one at most, in the middle.
     int64_t const chunk = index / heads, begin = chunk * count_.of_group() / layout_.chunks;
     int64_t const n = (chunk + 1) * count_.of_group() / layout_.chunks - begin;
     bool const is_first = begin == 0, is_last = begin + n == count_.of_group();
