@@ -188,7 +188,7 @@ concept AttendsInParts = requires(B& b, AttendStep<K, typename B::Space> const& 
 
 /// Backward attention: `begin_backward` computes the row sums dO . O and clears dQ, `step_backward` adds to dQ and
 /// overwrites dk, dv with this block's contribution, `finish_backward` writes dQ. `accumulate(mine, arriving, sum)`
-/// writes sum = Wire(mine + arriving) (arriving may be null: sum = Wire(mine)).
+/// writes sum = Wire(mine + arriving) (arriving may be null: sum = Wire(mine)); sum may be arriving.
 template <class B, class K>
 concept AttendsBackward = requires(B& b, AttendShape const& shape, BackwardStep<K, typename B::Space> const& step,
                                    View<typename K::Element, typename B::Space> dq, int64_t count,

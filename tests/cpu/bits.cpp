@@ -146,6 +146,8 @@ TEST_CASE("accumulate and copy") {
     cpu.accumulate(mine.data(), static_cast<BFloat16 const*>(arriving.data()), sum.data(), n);
     for (size_t i = 0; i < mine.size(); ++i) same = same && sum[i].bits == BFloat16(mine[i] + float(arriving[i])).bits;
     CHECK(same);
+    cpu.accumulate(mine.data(), static_cast<BFloat16 const*>(arriving.data()), arriving.data(), n);  // in place
+    CHECK(same_bytes(arriving, sum));
     cpu.accumulate(mine.data(), static_cast<BFloat16 const*>(nullptr), sum.data(), n);
     for (size_t i = 0; i < mine.size(); ++i) same = same && sum[i].bits == BFloat16(mine[i]).bits;
     CHECK(same);

@@ -153,7 +153,7 @@ template <class K> class Forward {
     if (!flat && n == 1) {
       Slab<E const> const from(step_.q, b, panels->first, panels->head);
       for (int64_t w0 = 0; w0 < rows; w0 += S::lanes)
-        pack_lanes<S::head, S::head_terms>(from.from(w0), std::min<int64_t>(S::lanes, rows - w0),
+        pack_lanes<S::head, S::head_terms>(from.from(w0), std::min<int64_t>(S::lanes, rows - w0), rows - w0,
                                            vectors_for<S>(rows - w0) * S::vector, scaling_.packed,
                                            queries + w0 * S::head_terms);
       return;

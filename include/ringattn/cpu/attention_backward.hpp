@@ -40,8 +40,8 @@ template <class K> class Backward {
     alignas(64) T x[S::value_terms * S::vector], y[S::value_terms * S::vector];
     for (int64_t r = 0; r < rows.count; r += S::vector) {
       int64_t const n = std::min<int64_t>(S::vector, rows.count - r);
-      pack_lanes<S::value, S::value_terms>(out.from(r), n, S::vector, A(1), x);
-      pack_lanes<S::value, S::value_terms>(dout.from(r), n, S::vector, A(1), y);
+      pack_lanes<S::value, S::value_terms>(out.from(r), n, rows.count - r, S::vector, A(1), x);
+      pack_lanes<S::value, S::value_terms>(dout.from(r), n, rows.count - r, S::vector, A(1), y);
       Vec<A> sum = Vec<A>::zero();
       for (int t = 0; t < S::value_terms * S::vector; t += S::vector)
         sum = fma(Factor<T>::load(x + t), Factor<T>::load(y + t), sum);
@@ -181,8 +181,10 @@ template <class K> class Backward {
     for (int64_t w0 = 0; w0 < n; w0 += S::lanes) {
       int64_t const rows = std::min<int64_t>(S::lanes, n - w0), lane = p * S::q + w0;
       int64_t const lanes = vectors_of(n - w0) * S::vector;
-      pack_lanes<S::head, S::head_terms>(q.from(w0), rows, lanes, scaling_.packed, mine.q_lanes + lane * S::head_terms);
-      pack_lanes<S::value, S::value_terms>(dout.from(w0), rows, lanes, A(1), mine.dout_lanes + lane * S::value_terms);
+      pack_lanes<S::head, S::head_terms>(q.from(w0), rows, n - w0, lanes, scaling_.packed,
+                                         mine.q_lanes + lane * S::head_terms);
+      pack_lanes<S::value, S::value_terms>(dout.from(w0), rows, n - w0, lanes, A(1),
+                                           mine.dout_lanes + lane * S::value_terms);
       special |= pack_columns<S::head, S::head_columns, S::columns>(q.from(w0), rows, S::lanes,
                                                                     mine.q_columns + lane / S::terms * S::head_columns);
       special |= pack_columns<S::value, S::value_columns, S::columns>(

@@ -173,15 +173,11 @@ class Cpu {
     cpu::Backward<K> const task(step, threads());
     each_panel(task, [&](int64_t panel) { task.finish(panel, dq); });
   }
-  /// sum = W(mine + arriving), or W(mine) if nothing arrives.
+  /// sum = W(mine + arriving), or W(mine) if nothing arrives; `sum` may be `arriving`.
   template <class A, class W> void accumulate(A const* mine, W const* arriving, W* sum, int64_t n) {
     parallel(cpu::ceil_div(n, serial_elements), [&](int64_t unit, int) {
-      int64_t const end = std::min(n, (unit + 1) * serial_elements);
-      if (arriving)
-        for (int64_t i = unit * serial_elements; i < end; ++i)
-          sum[i] = cpu::convert<W>(mine[i] + cpu::convert<A>(arriving[i]));
-      else
-        for (int64_t i = unit * serial_elements; i < end; ++i) sum[i] = cpu::convert<W>(mine[i]);
+      int64_t const i = unit * serial_elements;
+      cpu::add_rounded(mine + i, arriving ? arriving + i : nullptr, sum + i, std::min(n - i, serial_elements));
     });
   }
 

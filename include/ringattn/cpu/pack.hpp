@@ -96,6 +96,14 @@ template <class A, class E> RINGATTN_INLINE void store_as(Vec<A> x, E* p) {
   }
 }
 
+/// to = W(x + y), or W(x) where y is null, of n numbers; `to` may be y.
+template <class A, class W> void add_rounded(A const* x, W const* y, W* to, std::int64_t n) {
+  std::int64_t i = 0;
+  for (; i + vector_lanes<A> <= n; i += vector_lanes<A>)
+    store_as(y ? Vec<A>::load(x + i) + load_as<A>(y + i) : Vec<A>::load(x + i), to + i);
+  for (; i < n; ++i) to[i] = convert<W>(y ? x[i] + convert<A>(y[i]) : x[i]);
+}
+
 /// Number i of an operand.
 template <class T> RINGATTN_INLINE auto number(T x, int i) {
   if constexpr (terms_of<T> == 1)
@@ -169,15 +177,25 @@ RINGATTN_INLINE void read_line(E const* from, int t0, Stride dim, A factor, T* l
       });
 }
 
+/// Asks for the cache lines of a row.
+template <int width, int nearness, class E> RINGATTN_INLINE void fetch_row(E const* row) {
+  for (int i = 0; i < width * int(sizeof(E)); i += 64)
+    __builtin_prefetch(reinterpret_cast<char const*>(row) + i, 0, nearness);
+}
+
 /// Rows as lanes: dst[term][lane] = factor x, zeros in terms beyond the width and in lanes from n up to `lanes`. Square
-/// blocks are transposed in registers: rows may lie a power of two apart, and reading column by column they would fight
-/// for cache sets.
+/// blocks are transposed in registers, for read column by column, rows that lie a power of two apart would fight for
+/// cache sets. Meanwhile the next rows are fetched, whole ones; `exist` >= n rows are there, some for the next call.
 template <int width, int terms, class T, class A, class E>
-[[gnu::noinline]] void pack_lanes(Slab<E const> src, std::int64_t n, std::int64_t lanes, A factor,
+[[gnu::noinline]] void pack_lanes(Slab<E const> src, std::int64_t n, std::int64_t exist, std::int64_t lanes, A factor,
                                   T* RINGATTN_RESTRICT dst) {
-  constexpr int block = vector_lanes<A>;
-  for (int t0 = 0; t0 < terms; t0 += block)
-    for (std::int64_t r0 = 0; r0 < lanes; r0 += block) {
+  constexpr int block = vector_lanes<A>, blocks = int(ceil_div(terms, block));
+  for (std::int64_t r0 = 0; r0 < lanes; r0 += block)
+    for (int b = 0; b < blocks; ++b) {
+      if (src.dim == 1)
+        for (std::int64_t i = b * block / blocks; i < (b + 1) * block / blocks && r0 + block + i < exist; ++i)
+          fetch_row<width, 3>(src.at(r0 + block + i));
+      int const t0 = b * block;
       Vec<A> x[block];
       // Numbers side by side are loaded a vector at a time; pairs only as they are.
       bool const direct = src.dim == 1 && (t0 + block) * terms_of<T> <= width && (terms_of<T> == 1 || factor == 1);
@@ -349,17 +367,12 @@ template <int key_width, int value_width, int nearness, class E> class Prefetch 
   void some() {
     if (next_ == rows_) return;
     for (due_ += rows_; due_ >= calls_; due_ -= calls_, ++next_) {
-      touch<key_width>(keys_);
-      touch<value_width>(values_);
+      fetch_row<key_width, nearness>(keys_.at(next_));
+      fetch_row<value_width, nearness>(values_.at(next_));
     }
   }
 
  private:
-  template <int width> void touch(Slab<E const> const& s) const {
-    char const* const row = reinterpret_cast<char const*>(s.at(next_));
-    for (int i = 0; i < width * int(sizeof(E)); i += 64) __builtin_prefetch(row + i, 0, nearness);
-  }
-
   Slab<E const> keys_, values_;
   std::int64_t rows_, calls_, next_ = 0, due_ = 0;
 };

@@ -59,12 +59,13 @@ template <class P> class GradientTraffic {
     traffic_.wait(lane_, "gradient block");  // this step's sum is here, and the one that left is gone
     if (s.holds(rank, step)) {
       bool const stays = step == 0 && last == 0;
-      if (step == 0)
+      if (step == 0) {
         begin_sum(stays, owner);
-      else if (s.needs(rank, owner))
-        backend_.accumulate(b_.mine, static_cast<Wire const*>(b_.arriving), b_.leaving, elements(owner));
-      else
-        std::swap(b_.arriving, b_.leaving);  // only passing through
+      } else {  // or only passing through
+        if (s.needs(rank, owner))
+          backend_.accumulate(b_.mine, static_cast<Wire const*>(b_.arriving), b_.arriving, elements(owner));
+        std::swap(b_.arriving, b_.leaving);
+      }
       if (!stays) lane_.send(step < last ? s.next(rank) : owner, b_.leaving, bytes(owner));
     }
     if (s.holds(rank, step + 1)) lane_.receive(s.previous(rank), b_.arriving, bytes(s.owner(rank, step + 1)));
