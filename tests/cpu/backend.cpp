@@ -225,4 +225,30 @@ TEST_CASE("thread pool: exceptions and idling") {
       },
       [&] { seen = ++idle > 2; });
   CHECK(idle > 2);
+
+  std::atomic<int> finished{0};
+  seen = false;
+  auto const throwing = [&] {
+    pool.run(
+        [&](int worker) {
+          while (worker > 0 && !seen) std::this_thread::yield();
+          ++finished;
+        },
+        [&] {
+          seen = true;
+          throw std::runtime_error("idle");
+        });
+  };
+  CHECK_THROWS_WITH_AS(throwing(), "idle", std::runtime_error);
+  CHECK(finished == 3);
+}
+
+TEST_CASE("progress that throws ends the step, in every thread") {
+  auto const c = example();
+  for (int threads : {1, 3}) {
+    Cpu cpu({.threads = threads});
+    Progress const throwing{[](void*) -> bool { throw std::runtime_error("progress"); }, nullptr};
+    CHECK_THROWS_WITH_AS(c.run(cpu, {1, 1}, throwing), "progress", std::runtime_error);
+    CHECK(c.run(cpu) == c.run(cpu));  // and it can go on
+  }
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The SIMD façade: every operation against scalar code, lane by lane, and the special values that kernels rely on.
+#include <ringattn/cpu/instruction_set.hpp>
 #include <ringattn/cpu/pack.hpp>
 
 #include <doctest/doctest.h>
@@ -243,3 +244,17 @@ TEST_CASE_TEMPLATE("rows become columns", A, float, double) {
 }
 
 TEST_CASE("this CPU has what the tests were compiled for") { CHECK(simd::missing_feature() == nullptr); }
+
+TEST_CASE("a CPU that lacks a feature is refused by its name, and so are files for different sets") {
+  simd::Feature const features[] = {{"one that all have", [] { return true; }}, {"another", [] { return false; }}};
+  REQUIRE(simd::missing_feature(features) != nullptr);
+  CHECK(std::string(simd::missing_feature(features)) == "another");
+  CHECK_NOTHROW(cpu::check_instruction_set(nullptr, 1u << 3));
+  CHECK_THROWS_AS(cpu::check_instruction_set(nullptr, 1u << 3 | 1u), Error);
+  try {
+    cpu::check_instruction_set("another", 1);
+    FAIL("not refused");
+  } catch (Error const& e) {
+    CHECK(std::string(e.what()).find("another, which the program was compiled for") != std::string::npos);
+  }
+}

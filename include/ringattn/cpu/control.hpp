@@ -21,7 +21,14 @@ class StepControl {
     auto const now = std::chrono::steady_clock::now();
     if (now - last_ < std::chrono::microseconds(200)) return true;
     last_ = now;
-    if (!progress_()) stop();
+    bool go = false;
+    try {
+      go = progress_();
+    } catch (...) {  // the others must not go on, or wait for this thread
+      stop();
+      throw;
+    }
+    if (!go) stop();
     return !stopped_.load(std::memory_order_relaxed);
   }
   /// Waits until `ready()`. False: the step has to stop before that.

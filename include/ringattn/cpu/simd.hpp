@@ -9,7 +9,7 @@
 //   column_vectors            vectors of a register tile whose lanes are dimensions rather than query rows
 //   kept                      asks the compiler to leave a loaded factor in its register
 //   registers                 how many vectors there are registers for
-//   required_features         what the CPU must have, for a check when the program runs
+//   missing_feature           what the compiler may use and this CPU lacks
 //
 // Loads and stores need no alignment. NVIDIA's compiler gets the portable set: it cannot read all intrinsics.
 #pragma once
@@ -24,6 +24,7 @@
 #else
 #include "simd/portable.hpp"
 #endif
+#include "simd/required.hpp"
 
 namespace ringattn::inline RINGATTN_ABI::simd {
 
@@ -72,13 +73,6 @@ template <class T> RINGATTN_INLINE void transpose(Vec<T> (&x)[Vec<T>::lanes]) {
   if constexpr (n > 4) exchange(std::integral_constant<int, 4>{});
   if constexpr (n > 8) exchange(std::integral_constant<int, 8>{});
 #endif
-}
-
-/// The first of `required_features` that this CPU lacks, or null.
-inline char const* missing_feature() {
-  for (Feature const& f : required_features)
-    if (!f.present()) return f.name;
-  return nullptr;
 }
 
 }  // namespace ringattn::simd

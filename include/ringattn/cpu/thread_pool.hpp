@@ -35,9 +35,9 @@ class ThreadPool {
 
   int threads() const { return int(workers_.size()) + 1; }
 
-  /// f(worker) once for every worker 0 .. threads - 1, 0 on the calling thread; returns when all are done. What f
-  /// throws is rethrown here, the first if several do. While the caller waits for the others it calls idle() now and
-  /// then.
+  /// f(worker) once for every worker 0 .. threads - 1, 0 on the calling thread; returns when all are done. While the
+  /// caller waits for the others it calls idle() now and then. What f or idle throws is rethrown here at the end, the
+  /// first if several do.
   template <class F, class Idle> void run(F const& f, Idle const& idle) {
     {
       std::lock_guard const lock(mutex_);
@@ -48,13 +48,13 @@ class ThreadPool {
       round_.fetch_add(1, std::memory_order_release);
     }
     if (!workers_.empty()) start_.notify_all();
-    call(0);
+    guarded([&] { f(0); });
     auto const done = [this] { return busy_.load(std::memory_order_acquire) == 0; };
     if (!seen_soon(done)) {
       std::unique_lock lock(mutex_);
       while (!done_.wait_for(lock, std::chrono::microseconds(200), done)) {
         lock.unlock();
-        idle();
+        guarded(idle);
         lock.lock();
       }
     }
@@ -66,9 +66,9 @@ class ThreadPool {
   }
 
  private:
-  void call(int worker) {
+  template <class F> void guarded(F const& f) {
     try {
-      job_(context_, worker);
+      f();
     } catch (...) {
       std::lock_guard const lock(mutex_);
       if (!failure_) failure_ = std::current_exception();
@@ -82,7 +82,7 @@ class ThreadPool {
         start_.wait(lock, started);
       }
       if (stopping_) return;
-      call(worker);
+      guarded([&] { job_(context_, worker); });
       if (busy_.fetch_sub(1, std::memory_order_acq_rel) > 1) continue;
       std::lock_guard const lock(mutex_);  // not between the caller's look and its sleep
       done_.notify_one();

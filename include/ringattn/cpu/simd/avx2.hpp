@@ -8,7 +8,6 @@
 #include <utility>
 
 #include "../exp2.hpp"
-#include "feature.hpp"
 #include "pairs.hpp"
 
 namespace ringattn::inline RINGATTN_ABI::simd::inline avx2 {
@@ -148,7 +147,5 @@ RINGATTN_INLINE void narrow(F32 x, Float16* to) {
 #endif
 
 inline constexpr int set = 1;  ///< a number for each set of layouts
-inline constexpr Feature required_features[] = {{"avx2", [] { return bool(__builtin_cpu_supports("avx2")); }},
-                                                {"fma", [] { return bool(__builtin_cpu_supports("fma")); }}};
 
 }  // namespace ringattn::simd

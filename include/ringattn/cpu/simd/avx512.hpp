@@ -8,7 +8,6 @@
 #include <utility>
 
 #include "../exp2.hpp"
-#include "feature.hpp"
 #include "pairs.hpp"
 #include "tiles.hpp"
 
@@ -170,17 +169,5 @@ struct Pairs;
 #endif
 
 inline constexpr int set = has_tiles ? 4 : has_pairs ? 3 : 2;  ///< a number for each set of layouts
-inline constexpr Feature required_features[] = {
-    {"avx512f", [] { return bool(__builtin_cpu_supports("avx512f")); }},
-    {"avx512bw", [] { return bool(__builtin_cpu_supports("avx512bw")); }},
-    {"avx512dq", [] { return bool(__builtin_cpu_supports("avx512dq")); }},
-    {"avx512vl", [] { return bool(__builtin_cpu_supports("avx512vl")); }},
-#if defined(__AVX512BF16__)
-    {"avx512_bf16", [] { return cpuid_bit(7, 1, 0, 5); }},
-#endif
-#if RINGATTN_AMX
-    {"amx_bf16 (with the operating system's permission)", tiles_granted},
-#endif
-};
 
 }  // namespace ringattn::simd

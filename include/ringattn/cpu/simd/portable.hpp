@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "../exp2.hpp"
-#include "feature.hpp"
 #include "pairs.hpp"
 
 namespace ringattn::inline RINGATTN_ABI::simd::inline portable {
@@ -115,6 +114,5 @@ template <class Polynomial, int n, class T> RINGATTN_INLINE void exp2(Vec<T> (&x
 }
 
 inline constexpr int set = 0;  ///< a number for each set of layouts
-inline constexpr Feature required_features[] = {{"a CPU", [] { return true; }}};
 
 }  // namespace ringattn::simd
