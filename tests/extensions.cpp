@@ -160,6 +160,14 @@ struct NewScore64 : NewScore {
 struct NewTiles : NewShard {
   using Tiles = OddTiles;
 };
+/// Gradients in bfloat16 on their way: half the bytes, rounded at every hop.
+struct ShortWire : Bf16 {
+  using Wire = BFloat16;
+  static constexpr std::uint64_t fingerprint = fingerprint_of("bf16, gradients too");
+};
+struct NewPrecision : NewShard {
+  using Precision = ShortWire;
+};
 struct Everything : Policy {
   using Mask = Documents;
   using Shard = Dealt;
@@ -199,6 +207,7 @@ TEST_CASE("extension: a score, with its slope in the gradients") {
   works<NewScore64>();
 }
 TEST_CASE("extension: tiles of odd sizes") { works<NewTiles>(); }
+TEST_CASE("extension: a precision with a wire format of its own") { works<NewPrecision>(); }
 
 TEST_CASE("extension: a communicator, with all of them, to the bit as InProcess") {
   works<Everything>();

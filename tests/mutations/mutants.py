@@ -43,7 +43,7 @@ MUTANTS = [
         ('ring/backward.hpp', 'lane_.send(step < last ? s.next(rank) : owner,',
          'lane_.send(step + 1 < last ? s.next(rank) : owner,')]),
     ('last_contribution_lost', 'the last rank on a block\'s way passes its gradient on without its own share', [
-        ('ring/backward.hpp', 'else if (s.needs(rank, owner))', 'else if (s.needs(rank, owner) && step < last)')]),
+        ('ring/backward.hpp', 'if (s.needs(rank, owner))', 'if (s.needs(rank, owner) && step < last)')]),
     ('gradient_not_sent_home', 'a block\'s gradient stays where it was last used', [
         ('ring/backward.hpp', 'lane_.send(step < last ? s.next(rank) : owner,',
          'if (step < last) lane_.send(s.next(rank),')]),
@@ -92,8 +92,9 @@ MUTANTS = [
          'for (int j = 0; j < vectors; ++j) (V::load(sum + j * lane) + total[j]).store(sum + j * lane);'
          'for (int w = 0; w < lanes; ++w) sum[w] = A(float(BFloat16(float(sum[w]))));')]),
     ('rounded_gradients', 'travelling gradients are rounded to 16 bits at every hop', [
-        ('cpu/backend.hpp', 'sum[i] = cpu::convert<W>(mine[i] + cpu::convert<A>(arriving[i]));',
-         'sum[i] = cpu::convert<W>(A(float(BFloat16(float(mine[i] + cpu::convert<A>(arriving[i]))))));')]),
+        ('cpu/pack.hpp', 'store_as(y ? Vec<A>::load(x + i) + load_as<A>(y + i) : Vec<A>::load(x + i), to + i);',
+         'for (int j = 0; j < vector_lanes<A>; ++j)'
+         ' to[i + j] = convert<W>(y ? A(float(BFloat16(float(x[i + j] + convert<A>(y[i + j]))))) : x[i + j]);')]),
     ('travel_one_short', 'the last rank that needs a block does not get it', [
         ('ring/schedule.hpp', 'travel[size_t(c)] = std::max(travel[size_t(c)], distance);',
          'travel[size_t(c)] = std::max(travel[size_t(c)], distance - 1);')]),

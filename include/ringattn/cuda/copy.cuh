@@ -90,7 +90,7 @@ void copy(View<T const, DeviceSpace> const& from, View<U, DeviceSpace> const& to
          from, to, e.dim);
 }
 
-/// Enqueues sum = W(mine + arriving), or W(mine) if `arriving` is null.
+/// Enqueues sum = W(mine + arriving), or W(mine) if `arriving` is null; `sum` may be `arriving`.
 template <class A, class W>
 void accumulate(A const* mine, W const* arriving, W* sum, int64_t count, Launch const& where) {
   launch("accumulate", detail::add_arriving<A, W>, detail::move_grid(count, where), detail::move_threads, 0, where,
