@@ -114,11 +114,15 @@ template <class Precision> Json run_shape(Shape const& shape, Settings const& se
     if (shape.head_dim == 128)
       return causal ? measure<Pipeline<Precision, Causal, 128>>(shape, settings)
                     : measure<Pipeline<Precision, Full, 128>>(shape, settings);
+  if constexpr (std::is_same_v<Precision, Fp32> || std::is_same_v<Precision, Bf16>)
+    if (!causal) {
+      if (shape.head_dim == 96) return measure<Pipeline<Precision, Full, 96>>(shape, settings);
+      if (shape.head_dim == 256) return measure<Pipeline<Precision, Full, 256>>(shape, settings);
+    }
   if constexpr (std::is_same_v<Precision, Fp32>)
     if (!causal) {
       if (shape.head_dim == 32) return measure<Pipeline<Precision, Full, 32>>(shape, settings);
-      if (shape.head_dim == 96) return measure<Pipeline<Precision, Full, 96>>(shape, settings);
-      if (shape.head_dim == 256) return measure<Pipeline<Precision, Full, 256>>(shape, settings);
+      if (shape.head_dim == 80) return measure<Pipeline<Precision, Full, 80>>(shape, settings);
     }
   return {};
 }

@@ -42,6 +42,9 @@ inline constexpr std::array shapes = {
     Shape{"bf16", "full", 64, 8192},
     Shape{"bf16", "causal", 128, 8192},
     Shape{"bf16", "causal", 64, 8192},
+    // One head: few units for threads to share.
+    Shape{"fp32", "full", 64, 4096, 1, 1},
+    Shape{"fp32", "causal", 64, 4096, 1, 1},
     // Short ones.
     Shape{"fp32", "full", 128, 512, 8, 8},
     Shape{"fp32", "full", 64, 512, 8, 8},
@@ -51,7 +54,10 @@ inline constexpr std::array shapes = {
     // Other dimensions and precisions.
     Shape{"fp32", "full", 32, 4096},
     Shape{"fp32", "full", 96, 4096},
+    Shape{"fp32", "full", 80, 4096},
     Shape{"fp32", "full", 256, 4096},
+    Shape{"bf16", "full", 96, 4096},
+    Shape{"bf16", "full", 256, 4096},
     Shape{"fp16", "full", 64, 4096},
     Shape{"fp16", "causal", 64, 4096},
     Shape{"fp64", "full", 64, 2048},
@@ -69,6 +75,8 @@ inline constexpr std::array shapes = {
     Shape{"fp32", "full", 128, 8192, 8, 2, 1, 16},
     Shape{"bf16", "full", 128, 8192, 8, 2, 1, 1},
     Shape{"bf16", "full", 128, 8192, 8, 2, 1, 16},
+    Shape{"fp32", "full", 128, 8192, 64, 1, 1, 1},
+    Shape{"bf16", "full", 128, 8192, 64, 1, 1, 1},
 };
 
 }  // namespace bench

@@ -118,7 +118,8 @@ int main(int argc, char** argv) {
                           {"kv", candidates[c].tile.kv},
                           {"is_default", c == 0},
                           {"threads", threads},
-                          {"percent", column.percent[c].json()}});
+                          {"percent", column.percent[c].json()},
+                          {"machine", machine()}});
             columns.push_back(std::move(column));
           }
         }

@@ -133,6 +133,44 @@ TEST_CASE_TEMPLATE("few rows against many keys", K, C32, C16, C64, D32, D16) {
   }
 }
 
+// More heads to one key head than a chunk has room for panels of 48 rows, and runs of different lengths in one chunk.
+TEST_CASE_TEMPLATE("few rows of many heads", K, C32, C16, D32, D16) {
+  Case<K> all;
+  all.heads = 140;
+  all.kv_heads = 1;
+  all.q_rows = {{700, 1, 12}};
+  all.k_rows = {{0, 1, 430}, {430, 2, 150}};
+  if constexpr (std::is_same_v<typename K::Mask, SlidingWindow>) all.mask = {400, 100};
+  all.fill(17);
+  Cpu one;
+  auto const expected = all.run(one);
+  check_against_oracle(all, expected);
+  for (std::vector<Rows> const& runs : {std::vector<Rows>{{700, 1, 1}}, {{702, 1, 2}, {705, 1, 1}, {706, 2, 3}}}) {
+    Case<K> part = all;
+    part.q_rows = runs;
+    auto const rows = [&](auto const& x, int64_t width) {
+      std::remove_cvref_t<decltype(x)> some;
+      for (Rows const& r : runs)
+        for (int64_t i = 0; i < r.count; ++i) {
+          auto const row = rows_of(x, r.at(i) - 700, 1, all.heads * width);
+          some.insert(some.end(), row.begin(), row.end());
+        }
+      return some;
+    };
+    part.in.q = rows(all.in.q, K::head_dim);
+    part.in.dout = rows(all.in.dout, K::value_dim);
+    for (int threads : {1, 2, 7}) {
+      CAPTURE(runs.size());
+      CAPTURE(threads);
+      Cpu cpu({.threads = threads});
+      auto const got = part.run(cpu);
+      CHECK(same_bytes(got.out, rows(expected.out, K::value_dim)));
+      CHECK(same_bytes(got.lse, rows(expected.lse, 1)));
+      CHECK(same_bytes(got.dq, rows(expected.dq, K::head_dim)));
+    }
+  }
+}
+
 TEST_CASE("accumulate and copy") {
   for (int threads : {1, 3}) {
     Cpu cpu({.threads = threads});

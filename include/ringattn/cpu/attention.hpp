@@ -32,7 +32,8 @@ template <class K> class Forward {
     // Some units for every thread: of segments where there are many, else of few panels. Chunks are of one size, for a
     // chunk that packs keys for a panel or two is slow. More than 768 rows only if each thread has six such chunks.
     int64_t const wanted = threads == 1 ? 1 : 4 * int64_t(threads);
-    int64_t const large = threads == 1 ? layout_.chunk : std::max<int64_t>(count_.all() / (6 * threads), 768 / S::q);
+    int64_t const large =
+        threads == 1 ? layout_.chunk : std::max<int64_t>(count_.all() / (6 * threads), 768 / S::q * layout_.together);
     int64_t const most =
         std::clamp<int64_t>(count_.all() * segments_ / wanted, 1, std::max<int64_t>(std::min(layout_.chunk, large), 1));
     chunks_of_group_ = ceil_div(count_.of_group(), most);
@@ -54,9 +55,10 @@ template <class K> class Forward {
   }
 
   /// One chunk of panels against some of the step's key segments. Late rows first: under a causal mask they have the
-  /// most work. Units must be started in order: each waits for the one with the segments before it.
+  /// most work. Units must be started in order: each waits for the one with the segments before it, so all chunks begin
+  /// with the first segments.
   void unit(int64_t index, int worker, StepControl& control) const {
-    int64_t const chunk = chunks_ - 1 - index / splits_, split = index % splits_;
+    int64_t const chunk = chunks_ - 1 - index % chunks_, split = index / chunks_;
     int64_t const pair = chunk / chunks_of_group_, place = chunk % chunks_of_group_;
     int64_t const b = pair / count_.kv_heads, g = pair % count_.kv_heads;
     int64_t const begin = place * count_.of_group() / chunks_of_group_;
@@ -64,7 +66,7 @@ template <class K> class Forward {
     Scratch const mine(step_.state + layout_.scratch + size_t(worker) * layout_.scratch_bytes, layout_);
     [[maybe_unused]] typename S::Register::Scope const registers{};
     Panel panels[ForwardLayout<K>::most_panels];
-    for (int64_t p = 0; p < n; ++p) panels[p] = panel_of(b, g, begin + p);
+    for (int64_t p = 0; p < n; ++p) panels[p] = panel_of(step_.q_rows, S::tile.q, count_, b, g, begin + p);
     bool packed_queries[ForwardLayout<K>::most_panels] = {};
     bool my_turn = split == 0;
     int64_t const first_segment = split * segments_ / splits_, end_segment = (split + 1) * segments_ / splits_;
@@ -141,11 +143,6 @@ template <class K> class Forward {
     return control.wait_until([&] { return turn(chunk).load(std::memory_order_acquire) == split; });
   }
 
-  Panel panel_of(int64_t b, int64_t g, int64_t i) const {
-    int64_t const t = i / count_.group(), h = g * count_.group() + i % count_.group();
-    auto const [rows, first] = row_tile(step_.q_rows, S::tile.q, t);
-    return {rows, first, h, count_.index(b, h, t)};
-  }
   /// Lanes of rows, lane block by lane block, of one panel or of n that are computed together.
   void pack_queries(Panel const* panels, int64_t n, int64_t b, T* queries) const {
     int64_t const rows = panels->rows.count;
@@ -187,13 +184,13 @@ template <class K> class Forward {
       Prefetch<S::head, S::value, S::nearness, E> ahead(keys.from(k.count), values.from(k.count),
                                                         std::min<int64_t>(S::keys, exist - k.count),
                                                         blocks * ceil_div(k.count, keys_at_once));
-      for (int64_t p = 0, together; go && p < n; p += together) {
+      for (int64_t p = 0, slot = 0, together; go && p < n; p += together, ++slot) {
         together = computed_together<S>(panels + p, n - p);
         VisibleKeys<S::keys, S::rows> const see(step_.mask, panels[p].rows, k);
         if (see.none()) continue;
         bool const flat = is_flat<S>(panels + p, together);
-        if (!states[p].out) begin_sums(mine, panels, p, together, flat || together == 1, my_turn, states);
-        T* const queries = mine.queries + p * S::query_terms;
+        if (!states[p].out) begin_sums(mine.segment.of(slot), panels + p, together, my_turn, states + p);
+        T* const queries = mine.queries + slot * S::query_terms;
         if (!std::exchange(packed_queries[p], true)) pack_queries(panels + p, together, b, queries);
         if (flat) {
           if (packed != Packed::flat) {
@@ -222,22 +219,17 @@ template <class K> class Forward {
     return go;
   }
 
-  /// Where panels that are computed together sum up a segment. alone: each by itself.
-  void begin_sums(Scratch const& mine, Panel const* panels, int64_t p, int64_t together, bool alone, bool my_turn,
-                  State* states) const {
-    int64_t const rows = panels[p].rows.count;
-    if (!alone) {
-      State const joint = mine.segment.of(p);
-      joint.clear(together * rows);
-      for (int64_t i = 0; i < together; ++i)
-        states[p + i] = joint.lanes_from(i * rows, vectors_for<S>(together * rows) * S::vector);
-      return;
-    }
-    for (int64_t i = p; i < p + together; ++i) {
-      // Sums that begin here would be merged with nothing: they are the running ones.
-      states[i] = state_of(panels[i].index);
-      if (!my_turn || !states[i].empty(rows)) (states[i] = mine.segment.of(i)).clear(rows);
-    }
+  /// Where panels that are computed together sum up a segment: in their slot, or in the running states if these are
+  /// empty and would have the same form; such sums need not be merged.
+  void begin_sums(State const& slot, Panel const* panels, int64_t together, bool my_turn, State* states) const {
+    int64_t const rows = panels->rows.count;
+    bool running = my_turn && (together == 1 || is_flat<S>(panels, together));
+    for (int64_t i = 0; running && i < together; ++i) running = state_of(panels[i].index).empty(rows);
+    if (!running) slot.clear(together * rows);
+    for (int64_t i = 0; i < together; ++i)
+      states[i] = running         ? state_of(panels[i].index)
+                  : together == 1 ? slot
+                                  : slot.rows_from(i * rows, together * rows);
   }
 
   /// One panel, or the heads of a joint block, against one key tile. careful: invisible values must not be multiplied.

@@ -3,7 +3,8 @@
 // dK += dS^T Q with dimensions as lanes. Weights are recomputed from the LSE (Dao 2023, algorithm 2).
 //
 // A chunk of panels walks along the keys; it owns its rows of dQ, and adds its sum for a key tile to dK|dV only after
-// the chunk before it did. So any number of threads sums in the same order: panels within a chunk, then chunks.
+// the chunks before it did. So any number of threads sums in the same order: panels within a chunk, then chunks, late
+// rows first: under a causal mask they have the most work.
 #pragma once
 
 #include <atomic>
@@ -50,22 +51,22 @@ template <class K> class Backward {
   }
   /// Before the units of a step.
   void start() const {
-    for (int64_t i = 0; i < units(); ++i) new (&tiles_done(i)) std::atomic<int64_t>(0);
+    for (int64_t i = 0; i < units(); ++i) new (&turn(i)) BackwardTurn;
   }
 
-  /// One chunk against all keys of the step. Units must be started in order: each waits for its head's chunk before.
-  /// The first chunks of all heads come first, then their second ones: threads wait only where they outnumber heads.
+  /// One chunk against all keys of the step. Units must be started in order: each waits for its head's chunks before.
+  /// The last chunks of all heads come first, then the ones before: threads wait only where they outnumber heads.
   void unit(int64_t index, int worker, StepControl& control) const {
     int64_t const heads = count_.batch * count_.kv_heads;
     int64_t const b = index % heads / count_.kv_heads, g = index % count_.kv_heads;
     // Chunks differ by a panel at most, so that two runs of equal lengths share one at most, in the middle.
-    int64_t const chunk = index / heads, begin = chunk * count_.of_group() / layout_.chunks;
+    int64_t const chunk = layout_.chunks - 1 - index / heads, begin = chunk * count_.of_group() / layout_.chunks;
     int64_t const n = (chunk + 1) * count_.of_group() / layout_.chunks - begin;
-    bool const is_first = begin == 0, is_last = begin + n == count_.of_group();
+    bool const is_first = index < heads;
     Scratch const mine(step_.state + layout_.scratch + size_t(worker) * layout_.scratch_bytes, layout_);
     [[maybe_unused]] typename S::Register::Scope const registers{};
     Panel panels[BackwardLayout<K>::most_panels];
-    for (int64_t p = 0; p < n; ++p) panels[p] = panel_of(b, g, begin + p);
+    for (int64_t p = 0; p < n; ++p) panels[p] = panel_of(step_.q_rows, S::tile.q, count_, b, g, begin + p);
     bool packed_panels[BackwardLayout<K>::most_panels] = {};
 
     int64_t pairs = 0;
@@ -90,14 +91,13 @@ template <class K> class Backward {
         if (!control.keep_going()) return false;
       }
       add_joint(mine, joint, int(k.count));
-      // The chunk before this one has added its share of the tile.
-      auto const added = [&] { return is_first || tiles_done(index - heads).load(std::memory_order_acquire) > tile; };
-      if (!control.wait_until(added)) return false;
       if (packed || is_first) {
+        if (!control.wait_until([&] { return is_my_turn(index, tile); })) return false;
         add<S::head, S::head_columns>(step_.dk, mine.dk, step_.scale, b, g, first, k.count, packed, is_first);
         add<S::value, S::value_columns>(step_.dv, mine.dv, A(1), b, g, first, k.count, packed, is_first);
+        turn(index).cleared.store(tile + 1, std::memory_order_release);
       }
-      if (!is_last) tiles_done(index).store(tile + 1, std::memory_order_release);
+      turn(index).passed.store(tile + 1, std::memory_order_release);
       return true;
     });
     control.count_pairs(pairs);
@@ -145,10 +145,6 @@ template <class K> class Backward {
   struct Joint {
     int64_t first = 0, count = 0;
   };
-  struct Panel {
-    Rows rows;
-    int64_t first, head, index;
-  };
   struct Place {
     int64_t b, h;
     Rows rows;
@@ -160,14 +156,15 @@ template <class K> class Backward {
   static constexpr int vectors_of(int64_t rows) { return S::Register::matrix ? S::vectors : vectors_for<S>(rows); }
   A* dq(int64_t panel) const { return at<A>(step_.state, layout_.dq) + panel * S::head_rows * S::q; }
   A* delta(int64_t panel) const { return at<A>(step_.state, layout_.delta) + panel * S::q; }
-  /// How many key tiles a unit has added to dK|dV.
-  std::atomic<int64_t>& tiles_done(int64_t unit) const {
-    return at<std::atomic<int64_t>>(step_.state, layout_.progress)[unit];
-  }
-  Panel panel_of(int64_t b, int64_t g, int64_t i) const {
-    int64_t const t = i / count_.group(), h = g * count_.group() + i % count_.group();
-    auto const [rows, first] = row_tile(step_.q_rows, S::tile.q, t);
-    return {rows, first, h, count_.index(b, h, t)};
+  BackwardTurn& turn(int64_t unit) const { return at<BackwardTurn>(step_.state, layout_.turns)[unit]; }
+  /// Have all chunks before this one added their share of a key tile, if they have any?
+  bool is_my_turn(int64_t unit, int64_t tile) const {
+    int64_t const heads = count_.batch * count_.kv_heads;
+    for (int64_t before = unit - heads; before >= 0; before -= heads) {
+      if (turn(before).cleared.load(std::memory_order_acquire) > tile) return true;
+      if (turn(before).passed.load(std::memory_order_acquire) <= tile) return false;
+    }
+    return true;
   }
   Place place(int64_t panel) const {
     auto const [rows, first] = row_tile(step_.q_rows, S::tile.q, panel % count_.tiles);

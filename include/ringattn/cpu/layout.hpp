@@ -7,6 +7,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <span>
 
 #include "../concepts.hpp"
@@ -101,10 +102,17 @@ template <class F> void each_key_tile(std::span<Rows const> runs, int64_t tile, 
   }
 }
 
-/// What a plan and a call have in common: how many panels there are. Their state is kept in the order (batch, head,
-/// tile), which does not ask for the number of key/value heads: `begin` does not know the keys yet.
+constexpr int64_t most_rows(std::span<Rows const> runs, int64_t tile) {
+  int64_t most = 0;
+  for (Rows const& r : runs) most = std::max(most, std::min(tile, r.count));
+  return most;
+}
+
+/// What a plan and a call have in common: how many panels there are, and rows of the largest. Their state is kept in
+/// the order (batch, head, tile), which does not ask for the number of key/value heads: `begin` does not know the keys
+/// yet.
 struct PanelCounts {
-  int64_t batch = 0, heads = 0, kv_heads = 0, tiles = 0;
+  int64_t batch = 0, heads = 0, kv_heads = 0, tiles = 0, rows = 0;
 
   constexpr int64_t group() const { return kv_heads > 0 ? heads / kv_heads : 0; }
   constexpr int64_t of_group() const { return tiles * group(); }  ///< of one (batch, key/value head)
@@ -113,10 +121,13 @@ struct PanelCounts {
 };
 
 template <class K> constexpr PanelCounts count_panels(AttendShape const& s) {
-  return {s.batch, s.heads, s.kv_heads, count_tiles(s.q_rows, K::tile(0).q)};
+  constexpr int64_t tile = K::tile(0).q;
+  return {s.batch, s.heads, s.kv_heads, count_tiles(s.q_rows, tile), most_rows(s.q_rows, tile)};
 }
 template <class K, class Step> PanelCounts count_panels_of(Step const& s) {
-  return {s.q.extents.batch, s.q.extents.heads, s.k.extents.heads, count_tiles(s.q_rows, K::tile(0).q)};
+  constexpr int64_t tile = K::tile(0).q;
+  Extents const& q = s.q.extents;
+  return {q.batch, q.heads, s.k.extents.heads, count_tiles(s.q_rows, tile), most_rows(s.q_rows, tile)};
 }
 
 /// Hands out 64-byte aligned stretches of a workspace as offsets, so that sizes are known at compile time.
@@ -139,39 +150,58 @@ constexpr int64_t chunk_panels(int64_t q, int64_t row_bytes, int64_t most_rows) 
   return std::max<int64_t>(std::min((int64_t(3) << 18) / row_bytes, most_rows) / q, 4);
 }
 
+/// How many of `heads` that share keys are computed together if each has `rows` rows: as many as fit into a lane block,
+/// and no block much fuller than the others. With matrix registers only flat ones: larger blocks have not been timed
+/// there.
+template <class S> constexpr int64_t heads_together(int64_t heads, int64_t rows) {
+  int64_t const fit = (S::Register::matrix ? S::flat : S::lanes) / std::max<int64_t>(rows, 1);
+  return fit > 1 && heads > 1 ? ceil_div(heads, ceil_div(heads, fit)) : 1;
+}
+
 template <class K> struct ForwardLayout {
   using A = typename K::Accumulator;
   using S = Sizes<K>;
   using T = typename S::T;
-  static constexpr int64_t most_panels =
+  static constexpr int64_t most_slots =
       chunk_panels(S::q, S::head_terms* int64_t(sizeof(T)) + S::value_rows * int64_t(sizeof(A)), 1536);
+  static constexpr int64_t most_panels = std::max<int64_t>(most_slots, 128);
 
-  int64_t chunk = 0;
+  int64_t together;      ///< heads that are computed together
+  int64_t chunk, slots;  ///< panels of a chunk; its panels or blocks of several heads, which have room each
   /// [panel]: [lane block][value_rows][lanes] ([value_columns] of each row if flat), [q], [q]; [chunk].
   size_t out, max, sum, turn;
   size_t queries, keys, values, scores, weights, seen;  ///< from the start of a worker's scratch
-  size_t segment_out, segment_max, segment_sum;         ///< the same as out, max, sum, of a chunk's panels
+  size_t segment_out, segment_max, segment_sum;         ///< [slot]: the same as out, max, sum
   size_t scratch, scratch_bytes, bytes;
 
-  constexpr ForwardLayout(PanelCounts n, int threads) : chunk(std::min(most_panels, n.of_group())) {
+  constexpr ForwardLayout(PanelCounts n, int threads)
+      : together(heads_together<S>(n.group(), n.rows)),
+        chunk(std::min({most_slots * together, most_panels, n.of_group()})),
+        slots(together > 1 ? std::min(chunk, (chunk / n.group() + 2) * ceil_div(n.group(), together)) : chunk) {
     Stretches all, mine;
     out = all.take<A>(n.all() * S::value_rows * S::q);
     max = all.take<A>(n.all() * S::q);
     sum = all.take<A>(n.all() * S::q);
     turn = all.take<int64_t>(n.all());
-    queries = mine.take<T>(chunk * S::query_terms);
+    queries = mine.take<T>(slots * S::query_terms);
     keys = mine.take<T>(S::keys * S::flat_terms);
     values = mine.take<T>(S::key_terms * std::max(S::value_rows, S::value_columns));
     scores = mine.take<A>(std::max<int64_t>(S::keys * S::lanes, round_up(S::keys, S::vector) * S::vector));
     weights = S::terms == 1 ? scores : mine.take<T>(S::key_terms * S::lanes);
     seen = mine.take<unsigned char>(S::keys * S::lanes);
-    segment_out = mine.take<A>(chunk * S::value_rows * S::q);
-    segment_max = mine.take<A>(chunk * S::q);
-    segment_sum = mine.take<A>(chunk * S::q);
+    segment_out = mine.take<A>(slots * S::value_rows * S::q);
+    segment_max = mine.take<A>(slots * S::q);
+    segment_sum = mine.take<A>(slots * S::q);
     scratch = all.end();
     scratch_bytes = mine.end();
     bytes = scratch + (chunk > 0 ? size_t(threads) * scratch_bytes : 0);
   }
+};
+
+/// How far a chunk of backward has come.
+struct BackwardTurn {
+  std::atomic<int64_t> passed{0};   ///< key tiles that it has added to dK|dV, or that it does not see
+  std::atomic<int64_t> cleared{0};  ///< of them, those that all chunks before it have passed, too
 };
 
 template <class K> struct BackwardLayout {
@@ -184,7 +214,7 @@ template <class K> struct BackwardLayout {
   static constexpr int64_t joint = S::Register::matrix ? 4 : 2;
 
   int64_t chunks = 0, chunk = 0;  ///< of one (batch, key/value head); panels of one
-  size_t dq, delta, progress;     ///< [panel]: [lane block][head_rows][lanes], [q]; [batch, kv_head, chunk]
+  size_t dq, delta, turns;        ///< [panel]: [lane block][head_rows][lanes], [q]; [unit]
   size_t q_lanes, q_columns, dout_lanes, dout_columns, lse, special;  ///< of a worker's chunk
   size_t key_rows, key_columns, value_rows, dk, dv;                   ///< of a key tile
   size_t weights, scores;  ///< P and dS of the joint lane blocks, as numbers: [lane block][keys][lanes]
@@ -192,12 +222,16 @@ template <class K> struct BackwardLayout {
   size_t seen;
   size_t scratch, scratch_bytes, bytes;
 
-  constexpr BackwardLayout(PanelCounts n, int threads)
-      : chunks(ceil_div(n.of_group(), most_panels)), chunk(chunks > 0 ? ceil_div(n.of_group(), chunks) : 0) {
+  /// Chunks are cut without regard to the threads, whose number must not change a sum. Where there are few heads, they
+  /// are half as large as they could be, so that there are units for more threads.
+  constexpr BackwardLayout(PanelCounts n, int threads) {
+    int64_t const wanted = n.kv_heads > 0 ? ceil_div(16, n.kv_heads) : 1;
+    chunks = std::max(ceil_div(n.of_group(), most_panels), std::min(wanted, n.of_group() / (most_panels / 2)));
+    chunk = chunks > 0 ? ceil_div(n.of_group(), chunks) : 0;
     Stretches all, mine;
     dq = all.take<A>(n.all() * S::head_rows * S::q);
     delta = all.take<A>(n.all() * S::q);
-    progress = all.take<int64_t>(n.batch * n.kv_heads * chunks);
+    turns = all.take<BackwardTurn>(n.batch * n.kv_heads * chunks);
     q_lanes = mine.take<T>(chunk * S::head_terms * S::q);
     q_columns = mine.take<T>(chunk * S::head_columns * S::q / S::terms);
     dout_lanes = mine.take<T>(chunk * S::value_terms * S::q);

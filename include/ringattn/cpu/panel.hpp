@@ -13,6 +13,14 @@ struct Panel {
   int64_t first, head, index;
 };
 
+/// Number i of the panels of key/value head g, in the order of chunks.
+inline Panel panel_of(std::span<Rows const> runs, int64_t tile, PanelCounts const& count, int64_t b, int64_t g,
+                      int64_t i) {
+  int64_t const t = i / count.group(), h = g * count.group() + i % count.group();
+  auto const [rows, first] = row_tile(runs, tile, t);
+  return {rows, first, h, count.index(b, h, t)};
+}
+
 /// Vectors of the lane block that the first of `rows` rows is in.
 template <class S> constexpr int vectors_for(int64_t rows) {
   return int(ceil_div(std::min<int64_t>(rows, S::lanes), S::vector));
@@ -24,15 +32,11 @@ template <class S> bool is_flat(Panel const* panels, int64_t together) {
   return is_flat<S>(together * panels->rows.count);
 }
 
-/// How many of n panels, from the first on, are computed together: heads of the same query tile, as many as fit into a
-/// lane block, and no block much fuller than the others. With matrix registers only flat ones: larger blocks have not
-/// been timed there.
+/// How many of n panels, from the first on, are computed together: heads of the same query tile.
 template <class S> int64_t computed_together(Panel const* panels, int64_t n) {
-  int64_t const fit = (S::Register::matrix ? S::flat : S::lanes) / panels->rows.count;
-  if (fit <= 1) return 1;
   int64_t heads = 1;
   while (heads < n && panels[heads].first == panels->first) ++heads;
-  return ceil_div(heads, ceil_div(heads, fit));
+  return heads_together<S>(heads, panels->rows.count);
 }
 
 /// What is computed at once: at most `lanes` rows of a panel, or all rows of several heads of one query tile.
@@ -59,17 +63,22 @@ template <class S> struct Block {
 
 /// A panel's sums, over all keys so far or over those of one segment; `out` is null if there are none. Its own are
 /// [lane block][value_rows][lanes], or [row][value_columns] if it is flat; those of a head of a block of several heads
-/// are some lanes of the block's.
+/// are some rows of the block's.
 template <class S> struct PanelState {
   using A = typename S::A;
 
   A *out = nullptr, *max = nullptr, *sum = nullptr;
-  int64_t block_lanes = 0;  ///< of the block of several heads
+  int64_t dim = 0, row = 0;  ///< strides of `out` in a block of several heads
 
   PanelState of(int64_t panel) const {
-    return {out + panel * S::value_rows * S::q, max + panel * S::q, sum + panel * S::q, 0};
+    return {out + panel * S::value_rows * S::q, max + panel * S::q, sum + panel * S::q};
   }
-  PanelState lanes_from(int64_t lane, int64_t of_lanes) const { return {out + lane, max + lane, sum + lane, of_lanes}; }
+  /// Rows from `first` on of a block of `rows`.
+  PanelState rows_from(int64_t first, int64_t rows) const {
+    bool const flat = is_flat<S>(rows);
+    int64_t const dim = flat ? 1 : vectors_for<S>(rows) * S::vector, row = flat ? S::value_columns : 1;
+    return {out + first * row, max + first, sum + first, dim, row};
+  }
 
   void clear(int64_t rows) const {
     int64_t const full = rows / S::lanes * S::lanes;
@@ -87,30 +96,30 @@ template <class S> struct PanelState {
   /// Adds the sums of later keys.
   void merge(int64_t rows, PanelState const& next) const {
     int64_t const lanes = round_up(rows, S::vector);
+    bool const flat = is_flat<S>(rows);
     alignas(64) A left[S::q], right[S::q];
-    if (next.block_lanes > 0) {
-      alignas(64) A next_max[S::q], next_sum[S::q]{};  // without the lanes of other heads
+    if (next.dim > 0) {
+      alignas(64) A next_max[S::q], next_sum[S::q]{};  // without the rows of other heads
       std::fill_n(next_max, S::q, softmax::minus_infinity<A>);
       std::copy_n(next.max, rows, next_max);
       std::copy_n(next.sum, rows, next_sum);
       merge_states(lanes, max, sum, next_max, next_sum, left, right);
-      bool const flat = is_flat<S>(rows);
+    } else {
+      merge_states(lanes, max, sum, next.max, next.sum, left, right);
+    }
+    if (flat && next.dim <= 1)
+      for (int64_t r = 0; r < rows; ++r)
+        merge_row(S::value_columns, out + r * S::value_columns, next.out + r * S::value_columns, left[r], right[r]);
+    else if (next.dim > 0)
       for (int64_t d = 0; d < S::value; ++d)
         for (int64_t r = 0; r < rows; ++r) {
           A& x = flat ? out[r * S::value_columns + d] : out[d * lanes + r];
-          x = fma(next.out[d * next.block_lanes + r], right[r], x * left[r]);
+          x = fma(next.out[d * next.dim + r * next.row], right[r], x * left[r]);
         }
-      return;
-    }
-    merge_states(lanes, max, sum, next.max, next.sum, left, right);
-    if (is_flat<S>(rows)) {
-      for (int64_t r = 0; r < rows; ++r)
-        merge_row(S::value_columns, out + r * S::value_columns, next.out + r * S::value_columns, left[r], right[r]);
-      return;
-    }
-    for (int64_t w = 0; w < rows; w += S::lanes)
-      merge_lanes<S::vectors>(vectors_for<S>(rows - w), S::value_rows, out + w * S::value_rows,
-                              next.out + w * S::value_rows, left + w, right + w);
+    else
+      for (int64_t w = 0; w < rows; w += S::lanes)
+        merge_lanes<S::vectors>(vectors_for<S>(rows - w), S::value_rows, out + w * S::value_rows,
+                                next.out + w * S::value_rows, left + w, right + w);
   }
 };
 
