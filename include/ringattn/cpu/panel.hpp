@@ -68,7 +68,7 @@ template <class S> struct PanelState {
   using A = typename S::A;
 
   A *out = nullptr, *max = nullptr, *sum = nullptr;
-  int64_t dim = 0, row = 0;  ///< strides of `out` in a block of several heads
+  int64_t dim = 0;  ///< stride of a dimension in the `out` of a block of several heads
 
   PanelState of(int64_t panel) const {
     return {out + panel * S::value_rows * S::q, max + panel * S::q, sum + panel * S::q};
@@ -76,8 +76,8 @@ template <class S> struct PanelState {
   /// Rows from `first` on of a block of `rows`.
   PanelState rows_from(int64_t first, int64_t rows) const {
     bool const flat = is_flat<S>(rows);
-    int64_t const dim = flat ? 1 : vectors_for<S>(rows) * S::vector, row = flat ? S::value_columns : 1;
-    return {out + first * row, max + first, sum + first, dim, row};
+    return {out + first * (flat ? S::value_columns : 1), max + first, sum + first,
+            flat ? 1 : vectors_for<S>(rows) * S::vector};
   }
 
   void clear(int64_t rows) const {
@@ -114,7 +114,7 @@ template <class S> struct PanelState {
       for (int64_t d = 0; d < S::value; ++d)
         for (int64_t r = 0; r < rows; ++r) {
           A& x = flat ? out[r * S::value_columns + d] : out[d * lanes + r];
-          x = fma(next.out[d * next.dim + r * next.row], right[r], x * left[r]);
+          x = fma(next.out[d * next.dim + r], right[r], x * left[r]);
         }
     else
       for (int64_t w = 0; w < rows; w += S::lanes)
