@@ -2,10 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Builds and tests in stages and adds up their counts. Started by tests/run.sh, which installs what is missing."""
 import argparse
+import concurrent.futures
 import json
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -96,8 +98,9 @@ def build_and_test(folder, wanted, options=(), env=(), patience=1, everything=Fa
     # The program itself has an absolute path, one that is started by mpirun or a shell a path from the build folder.
     needs = {t["name"]: [str(build / c) for c in t["cmd"] if str(build / c) in executables] for t in tests}
     paths = {p for paths in needs.values() for p in paths}
-    if everything:  # not ninja's `all`, which has the programs of all tests
-        paths |= {f for t in built if t["build_by_default"] for f in t["filename"]}
+    if everything:  # not ninja's `all`, which has the programs of all tests and benchmarks
+        paths |= {f for t in built if t["build_by_default"] and t["subproject"] is None for f in t["filename"]
+                  if pathlib.Path(f).relative_to(build).parts[0] != "bench"}
     broken = shell("ninja", "-C", build, "-k", "0", *sorted(os.path.relpath(p, build) for p in paths), env=env)
 
     ready = [t for t in tests if all(pathlib.Path(p).exists() for p in needs[t["name"]])]
@@ -187,6 +190,15 @@ def sanitized(folder, which, wanted, options=(), arguments="", compiler=None):
     return build_and_test(folder, wanted, flags, env, patience=5)
 
 
+def benchmarks():
+    """Only whether they compile: making their kernels fast takes minutes."""
+    commands = [(e["directory"], e["command"]) for e in json.loads((main_build / "compile_commands.json").read_text())
+                if e["file"].startswith("../bench/") and not pathlib.Path(e["file"]).name.startswith("tune")]
+    with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        done = list(pool.map(lambda c: shell(*shlex.split(c[1]), "-O0", "-o", os.devnull, cwd=c[0]), commands))
+    return check(commands and not any(done))
+
+
 def mutations():
     out = reports / "mutations.json"
     reports.mkdir(parents=True, exist_ok=True)
@@ -223,6 +235,7 @@ def main():
     wanted = (lambda s: True) if arguments.extended else (lambda s: "extended" not in s) if arguments.full else everyday
     stage("build and tests", build_and_test, "build", wanted, everything=arguments.full)
     if arguments.full:
+        stage("benchmarks", benchmarks)
         stage("formatting", formatting)
         stage("documentation", documentation)
         stage("clang", clang)

@@ -4,6 +4,8 @@
 #include <cstdlib>
 #include <new>
 #include <set>
+#include <stdexcept>
+#include <thread>
 
 #include "cases.hpp"
 

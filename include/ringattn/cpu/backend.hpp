@@ -190,7 +190,7 @@ class Cpu {
   static constexpr int64_t serial_elements = 1 << 15;  // less than this is not worth a thread
 
   /// Marks, in every file that is compiled, which instruction set it is for.
-  static void use_instruction_set() { cpu::check_instruction_set<simd::set>(); }
+  static void use_instruction_set() { cpu::check_instruction_set<simd::set, simd::used_features>(); }
 
   template <class Task> void run_units(Task const& task, Progress progress) {
     cpu::StepControl control(progress);

@@ -63,7 +63,7 @@ template <class K> struct Sizes {
   /// Panels of no more rows are flat (flat_tile.hpp). Rows of several heads are multiplied together, up to so many.
   static constexpr int flat = Register::matrix ? vector : std::min(rows, std::max(vector / 2, 1));
   static constexpr int flat_terms = int(round_up(head_terms, vector));
-  static constexpr int query_terms = std::max(head_terms * q, flat_terms* vector);  ///< of one panel
+  static constexpr int query_terms = std::max(head_terms * q, flat_terms* vector);  ///< of one slot
   static_assert(flat * value_columns <= q * value_rows, "a flat panel's state has room in a panel's");
   /// Keys of a run whose sums are made by themselves and then added to those before them.
   static constexpr int segment = 8 * tile.kv;
@@ -166,8 +166,9 @@ template <class K> struct ForwardLayout {
       chunk_panels(S::q, S::head_terms* int64_t(sizeof(T)) + S::value_rows * int64_t(sizeof(A)), 1536);
   static constexpr int64_t most_panels = std::max<int64_t>(most_slots, 128);
 
-  int64_t together;      ///< heads that are computed together
-  int64_t chunk, slots;  ///< panels of a chunk; its panels or blocks of several heads, which have room each
+  int64_t together;  ///< heads that are computed together
+  int64_t chunk;     ///< panels of a chunk, at most
+  int64_t slots;     ///< of scratch: a chunk's panels, or blocks of heads that are computed together
   /// [panel]: [lane block][value_rows][lanes] ([value_columns] of each row if flat), [q], [q]; [chunk].
   size_t out, max, sum, turn;
   size_t queries, keys, values, scores, weights, seen;  ///< from the start of a worker's scratch

@@ -68,7 +68,7 @@ template <class S> struct PanelState {
   using A = typename S::A;
 
   A *out = nullptr, *max = nullptr, *sum = nullptr;
-  int64_t dim = 0;  ///< stride of a dimension in the `out` of a block of several heads
+  int64_t dim = 0;  ///< stride of a dimension in the `out` of a block of several heads: 1 if it is flat
 
   PanelState of(int64_t panel) const {
     return {out + panel * S::value_rows * S::q, max + panel * S::q, sum + panel * S::q};
@@ -96,7 +96,7 @@ template <class S> struct PanelState {
   /// Adds the sums of later keys.
   void merge(int64_t rows, PanelState const& next) const {
     int64_t const lanes = round_up(rows, S::vector);
-    bool const flat = is_flat<S>(rows);
+    bool const flat = is_flat<S>(rows), next_flat = flat && next.dim <= 1;  // dim 0: of a form of its own, as these
     alignas(64) A left[S::q], right[S::q];
     if (next.dim > 0) {
       alignas(64) A next_max[S::q], next_sum[S::q]{};  // without the rows of other heads
@@ -107,7 +107,7 @@ template <class S> struct PanelState {
     } else {
       merge_states(lanes, max, sum, next.max, next.sum, left, right);
     }
-    if (flat && next.dim <= 1)
+    if (next_flat)
       for (int64_t r = 0; r < rows; ++r)
         merge_row(S::value_columns, out + r * S::value_columns, next.out + r * S::value_columns, left[r], right[r]);
     else if (next.dim > 0)

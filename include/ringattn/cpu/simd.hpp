@@ -9,7 +9,7 @@
 //   column_vectors            vectors of a register tile whose lanes are dimensions rather than query rows
 //   kept                      asks the compiler to leave a loaded factor in its register
 //   registers                 how many vectors there are registers for
-//   missing_feature           what the compiler may use and this CPU lacks
+//   used_features             what the compiler may use; missing_feature: what of it this CPU lacks
 //
 // Loads and stores need no alignment. NVIDIA's compiler gets the portable set: it cannot read all intrinsics.
 #pragma once
@@ -24,7 +24,7 @@
 #else
 #include "simd/portable.hpp"
 #endif
-#include "simd/required.hpp"
+#include "simd/feature.hpp"
 
 namespace ringattn::inline RINGATTN_ABI::simd {
 

@@ -10,12 +10,6 @@
 #include <cstdint>
 
 #include "../../config.hpp"
-#include "feature.hpp"
-
-#if RINGATTN_AMX
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
 
 namespace ringattn::inline RINGATTN_ABI::simd {
 
@@ -66,13 +60,6 @@ class TileScope {
   };
   Shape before_;
 };
-
-/// Asks the operating system to let this process use matrix registers.
-inline bool tiles_granted() {
-  constexpr long request_permission = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
-  return cpuid_bit(7, 0, 3, 22) && cpuid_bit(7, 0, 3, 24) &&
-         syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
-}
 
 #else
 
