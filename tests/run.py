@@ -192,11 +192,14 @@ def sanitized(folder, which, wanted, options=(), arguments="", compiler=None):
 
 def benchmarks():
     """Only whether they compile: making their kernels fast takes minutes."""
-    commands = [(e["directory"], e["command"]) for e in json.loads((main_build / "compile_commands.json").read_text())
-                if e["file"].startswith("../bench/") and not pathlib.Path(e["file"]).name.startswith("tune")]
+    def compiles(entry):
+        command = shlex.split(entry["command"])
+        command[command.index("-o") + 1] = os.devnull
+        return shell(*command, "-O0", cwd=entry["directory"]) == 0
+    entries = [e for e in json.loads((main_build / "compile_commands.json").read_text())
+               if e["file"].startswith("../bench/") and not pathlib.Path(e["file"]).name.startswith("tune")]
     with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        done = list(pool.map(lambda c: shell(*shlex.split(c[1]), "-O0", "-o", os.devnull, cwd=c[0]), commands))
-    return check(commands and not any(done))
+        return check(entries and all(pool.map(compiles, entries)))
 
 
 def mutations():
