@@ -99,7 +99,7 @@ def build_and_test(folder, wanted, options=(), env=(), patience=1, everything=Fa
     needs = {t["name"]: [str(build / c) for c in t["cmd"] if str(build / c) in executables] for t in tests}
     paths = {p for paths in needs.values() for p in paths}
     if everything:  # not ninja's `all`, which has the programs of all tests and benchmarks
-        paths |= {f for t in built if t["build_by_default"] and t["subproject"] is None for f in t["filename"]
+        paths |= {f for t in built if t["build_by_default"] for f in t["filename"]
                   if pathlib.Path(f).relative_to(build).parts[0] != "bench"}
     broken = shell("ninja", "-C", build, "-k", "0", *sorted(os.path.relpath(p, build) for p in paths), env=env)
 

@@ -259,6 +259,6 @@ TEST_CASE("a CPU that lacks a feature is refused by its name, and so are files f
     CHECK((missing == nullptr || !(simd::used_features >> f & 1u)));
     lacking += missing != nullptr;
   }
-  MESSAGE("features that this CPU lacks: ", lacking, " of ", int(simd::feature::count));
+  MESSAGE("this CPU lacks ", lacking, " of ", int(simd::feature::count), " features");
 #endif
 }

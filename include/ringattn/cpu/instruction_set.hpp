@@ -25,7 +25,7 @@ inline bool const compiled_for = (compiled_sets.fetch_or(1u << set), compiled_fe
 inline void check_instruction_set(char const* missing, unsigned sets) {
   if (missing)
     throw Error(ErrorCode::invalid_argument, -1, "CPU", std::string(missing) + ", which the program was compiled for",
-                "a CPU without it");
+                "a CPU or an operating system without it");
   if (sets & (sets - 1))
     throw Error(ErrorCode::invalid_argument, -1, "compiler flags", "the same -m flags in all files that use Cpu",
                 "files for different instruction sets");

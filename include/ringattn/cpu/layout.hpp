@@ -164,7 +164,7 @@ template <class K> struct ForwardLayout {
   using T = typename S::T;
   static constexpr int64_t most_slots =
       chunk_panels(S::q, S::head_terms* int64_t(sizeof(T)) + S::value_rows * int64_t(sizeof(A)), 1536);
-  static constexpr int64_t most_panels = std::max<int64_t>(most_slots, 128);
+  static constexpr int64_t most_panels = std::max<int64_t>(most_slots, 128);  ///< a unit lists its panels on the stack
 
   int64_t together;  ///< heads that are computed together
   int64_t chunk;     ///< panels of a chunk, at most

@@ -96,7 +96,7 @@ template <class S> struct PanelState {
   /// Adds the sums of later keys.
   void merge(int64_t rows, PanelState const& next) const {
     int64_t const lanes = round_up(rows, S::vector);
-    bool const flat = is_flat<S>(rows), next_flat = flat && next.dim <= 1;  // dim 0: of a form of its own, as these
+    bool const flat = is_flat<S>(rows), next_flat = flat && next.dim <= 1;  // flat rows may lie in a tall block
     alignas(64) A left[S::q], right[S::q];
     if (next.dim > 0) {
       alignas(64) A next_max[S::q], next_sum[S::q]{};  // without the rows of other heads
