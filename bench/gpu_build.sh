@@ -57,7 +57,7 @@ build() {
 }
 
 all='primitives tile cuda_peer ring_plain atomics gpu_attention forward_Bf16 backward_Bf16 covering_Bf16 forward_Fp32 backward_Fp32
-  covering_Fp32 tune_Bf16_64_3'
+  covering_Fp32 tune_Bf16_128_7'
 status=0 running=0
 for name in ${*:-$all}; do
   ((running++ < $(nproc))) || wait -n || status=1

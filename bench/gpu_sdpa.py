@@ -27,6 +27,18 @@ def milliseconds(call, rounds=7, repeat=3):
     return sorted(times)[rounds // 2]
 
 
+def deterministic_milliseconds(call):
+    """Without atomics for dQ, as ours are by default; None where PyTorch has no such algorithm."""
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # not what is timed
+    try:
+        return milliseconds(call)
+    except RuntimeError as error:
+        print(f"not deterministic: {error}", file=sys.stderr)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 def gemm():
     a = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
     return 2e-9 * 8192**3 / milliseconds(lambda: a @ a, repeat=10)
@@ -53,11 +65,16 @@ def main():
                     grad = torch.randn_like(out)
                     with torch.no_grad():
                         fwd = milliseconds(forward)
-                    bwd = milliseconds(lambda: torch.autograd.grad(out, (q, k, v), grad, retain_graph=True))
+                    def backward():
+                        torch.autograd.grad(out, (q, k, v), grad, retain_graph=True)
+                    bwd = milliseconds(backward)
+                    ordered = deterministic_milliseconds(backward) if name == "flash" else None
             except RuntimeError as error:
                 print(json.dumps({"engine": "torch " + name, "seq": seq, "head_dim": dim, "skipped": str(error)[:200]}))
                 continue
-            for which, ms, factor in (("forward", fwd, 1), ("backward", bwd, 2.5)):
+            for which, ms, factor in (("forward", fwd, 1), ("backward", bwd, 2.5), ("backward, deterministic", ordered, 2.5)):
+                if ms is None:
+                    continue
                 tflops = factor * flop / ms * 1e-9
                 print(json.dumps({"engine": "torch " + name, "pass": which, "precision": "bf16",
                                   "mask": "causal" if causal else "full", "head_dim": dim, "batch": batch, "seq": seq,

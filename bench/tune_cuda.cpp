@@ -42,20 +42,22 @@ double flop_of(CudaShape const& s, int head_dim) {
 
 std::string text_of(Tile const& t) {
   return "{.q = " + std::to_string(t.q) + ", .kv = " + std::to_string(t.kv) +
-         ", .stages = " + std::to_string(t.stages) + ", .warps = " + std::to_string(t.warps) + "}";
+         ", .stages = " + std::to_string(t.stages) + ", .warps = " + std::to_string(t.warps) +
+         (t.keys_per_warp > 0 ? ", .keys_per_warp = " + std::to_string(t.keys_per_warp) : "") + "}";
 }
 
 Winner report(CudaTuneEntry const& entry, bool backward, std::vector<CudaCandidate> const& candidates,
               std::vector<Column> const& columns) {
-  std::printf("\n%s, head_dim %d, %s: TFLOP/s\n%5s %4s %7s %6s %7s", entry.precision.c_str(), entry.head_dim,
-              backward ? "backward" : "forward", "q", "kv", "stages", "warps", "shared");
+  std::printf("\n%s, head_dim %d, %s: TFLOP/s\n%5s %4s %7s %6s %9s %7s", entry.precision.c_str(), entry.head_dim,
+              backward ? "backward" : "forward", "q", "kv", "stages", "warps", "keys/warp", "shared");
   for (Column const& column : columns) std::printf(" %18s", column.name.c_str());
   std::printf("  over default\n");
   Winner best{&entry, backward, candidates[0].tile, candidates[0].shared_bytes, 1};
   for (size_t c = 0; c < candidates.size(); ++c) {
     Tile const& t = candidates[c].tile;
     double logs = 0;
-    std::printf("%5d %4d %7d %6d %7d", t.q, t.kv, t.stages, t.warps, candidates[c].shared_bytes);
+    std::printf("%5d %4d %7d %6d %9s %7d", t.q, t.kv, t.stages, t.warps,
+                t.keys_per_warp > 0 ? std::to_string(t.keys_per_warp).c_str() : "", candidates[c].shared_bytes);
     for (Column const& column : columns) {
       std::printf(" %18.1f", column.flop / column.ms[c].median() * 1e-9);
       logs += std::log(column.ms[0].median() / column.ms[c].median());

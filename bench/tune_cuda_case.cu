@@ -21,19 +21,22 @@ namespace bench {
 
 /// Tiles that fit on some card, by the same arithmetic that the library asserts; the default is a candidate anyway.
 struct Grid {
-  Tile tile[64] = {};
+  Tile tile[128] = {};
   int count = 0;
 };
 template <class Needs> constexpr Grid grid_of(int head_dim, int element_bytes, Tile default_tile) {
+  constexpr bool backward = std::is_same_v<Needs, budget::Backward>;
   Grid g;
-  for (int q : {128, 64, 32})
-    for (int kv : {64, 128, 96, 32})
-      for (int warps : {4, 8})
-        for (int stages : {1, 2}) {
-          Tile const t{.q = q, .kv = kv, .stages = stages, .warps = warps};
-          bool const fits = Needs{t, head_dim, head_dim, element_bytes}.fits(budget::most_shared_bytes);
-          if (fits && !(t == default_tile) && g.count < BENCH_TILES) g.tile[g.count++] = t;
-        }
+  for (int keys : {32, 0})
+    for (int q : {128, 64, 32})
+      for (int kv : {128, 64, 96, 32})
+        for (int warps : {4, 8})
+          for (int stages : {1, 2}) {
+            if (keys > 0 && (!backward || warps * keys <= kv || q < 64 || kv < 64)) continue;  // as 0, or idle warps
+            Tile const t{.q = q, .kv = kv, .stages = stages, .warps = warps, .keys_per_warp = keys};
+            bool const fits = Needs{t, head_dim, head_dim, element_bytes}.fits(budget::most_shared_bytes);
+            if (fits && !(t == default_tile) && g.count < BENCH_TILES) g.tile[g.count++] = t;
+          }
   return g;
 }
 template <class Precision, int head_dim> struct Grids {
@@ -41,7 +44,7 @@ template <class Precision, int head_dim> struct Grids {
   static constexpr Grid forward =
       grid_of<budget::Forward>(head_dim, bytes, DefaultTiles{}(80, head_dim, head_dim, bytes));
   static constexpr Grid backward = grid_of<budget::Backward>(
-      head_dim, bytes, budget::backward_tile(budget::most_shared_bytes, head_dim, head_dim, bytes));
+      head_dim, bytes, budget::backward_tile(budget::shared_bytes_of(80), head_dim, head_dim, bytes));
 };
 
 template <class Grids, int i> struct ForwardTiles {

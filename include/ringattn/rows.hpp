@@ -49,10 +49,11 @@ struct Ring {
 
 /// Block sizes of a kernel: tuning only, but `kv` (and where runs are cut into tiles) decides rounding.
 struct Tile {
-  int q = 64;      ///< query rows
-  int kv = 64;     ///< key/value rows
-  int stages = 1;  ///< buffers in flight (devices with asynchronous copies)
-  int warps = 1;   ///< warps per block (devices)
+  int q = 64;             ///< query rows
+  int kv = 64;            ///< key/value rows
+  int stages = 1;         ///< buffers in flight (devices with asynchronous copies)
+  int warps = 1;          ///< warps per block (devices)
+  int keys_per_warp = 0;  ///< in the backward pass (devices): 16 or 32; 0: 32 where warps are few
 
   constexpr bool operator==(Tile const&) const = default;
 };

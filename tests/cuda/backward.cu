@@ -13,10 +13,26 @@ void check(char const* name, Case const& c) { check_backward<K<64>>(name, c); }
 struct SmallTiles : DefaultTiles {
   constexpr Tile backward(int, int, int, int) const { return {.q = 16, .kv = 32, .stages = 2, .warps = 4}; }
 };
+/// 32 keys a warp, and two warps for them, so that P goes through shared memory.
+struct ManyKeys : DefaultTiles {
+  constexpr Tile backward(int, int, int, int) const {
+    return {.q = 32, .kv = 64, .stages = 2, .warps = 4, .keys_per_warp = 32};
+  }
+};
 /// More queries than warps.
 struct FewWarps : DefaultTiles {
   constexpr Tile backward(int, int, int, int) const { return {.q = 64, .kv = 32, .stages = 1, .warps = 2}; }
 };
+
+void whole() {
+  Case const c = whole_case();
+  check_backward<K<32>>("whole tiles", c);
+  check_backward<K<64>>("whole tiles", c);
+  check_backward<K<96>>("whole tiles", c);
+  check_backward<K<128>>("whole tiles", c);
+  check_backward<K<192>>("whole tiles", c);
+  check_backward<K<256>>("whole tiles", c);
+}
 
 void shapes() {
   Case const c = small_case();
@@ -38,6 +54,7 @@ void tiles() {
       .problem = {2, 150, 150, 2, 1}, .mask = {AnyMask::causal}, .q_rows = rows_of(150), .steps = zigzag(150, 2)};
   check_backward<K<64, 64, Plain, SmallTiles>>("small tiles", c);
   check_backward<K<64, 64, Plain, FewWarps>>("few warps", c);
+  check_backward<K<64, 64, Plain, ManyKeys>>("32 keys a warp", c);
   check_backward<K<64, 64, SoftCap>>("score", c);
   odd_shapes(check);
 }
@@ -86,11 +103,13 @@ void specials() {
   specials_of<K<64>>({AnyMask::window, 20, 5});
   specials_of<K<64>>({AnyMask::full});
   specials_of<K<64, 64, Plain, SmallTiles>>({AnyMask::causal});
+  specials_of<K<64, 64, Plain, ManyKeys>>({AnyMask::causal});
 }
 
 int main(int argc, char** argv) {
   run_parts(argc, argv,
             {{"masks", [] { every_mask(check); }},
+             {"whole", whole},
              {"shapes", shapes},
              {"tiles", tiles},
              {"inputs", inputs},

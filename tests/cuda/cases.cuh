@@ -54,6 +54,9 @@ inline Case longer_case() {
   return {.problem = {1, 140, 140, 1, 1}, .mask = {AnyMask::causal}, .q_rows = rows_of(140), .steps = zigzag(140, 2)};
 }
 
+/// Nothing but whole tiles, all of whose pairs count: what counts.py divides by.
+inline Case whole_case() { return {.problem = {1, 512, 512, 1, 1}, .q_rows = rows_of(512), .steps = {rows_of(512)}}; }
+
 /// Few queries and many runs.
 template <class Check> void odd_shapes(Check check) {
   check("one query, one key", Case{.problem = {1, 1, 1, 1, 1}, .q_rows = rows_of(1), .steps = {rows_of(1)}});

@@ -13,6 +13,16 @@ struct TwoStages {
   constexpr Tile operator()(int, int, int, int) const { return {.q = 32, .kv = 16, .stages = 2, .warps = 2}; }
 };
 
+void whole() {
+  Case const c = whole_case();
+  check_forward<K<32>>("whole tiles", c);
+  check_forward<K<64>>("whole tiles", c);
+  check_forward<K<96>>("whole tiles", c);
+  check_forward<K<128>>("whole tiles", c);
+  check_forward<K<192>>("whole tiles", c);
+  check_forward<K<256>>("whole tiles", c);
+}
+
 void shapes() {
   Case const c = small_case();
   check_forward<K<32>>("shape", c);
@@ -88,6 +98,7 @@ void vanishing_weights() {
 int main(int argc, char** argv) {
   run_parts(argc, argv,
             {{"masks", [] { every_mask(check); }},
+             {"whole", whole},
              {"shapes", shapes},
              {"inputs", [] { every_input(check); }},
              {"specials", specials},

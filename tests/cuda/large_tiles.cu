@@ -16,21 +16,35 @@ struct LargeTiles : FixedTiles<128, 192> {
   constexpr Tile backward(int, int, int, int) const { return {.q = 64, .kv = 128, .stages = 2, .warps = 8}; }
 };
 
-struct Large : Policy {
+/// 32 keys a warp, P in shared memory: 161.5 KB, and 193.5 KB of a card that has 227.
+struct ManyKeys : LargeTiles {
+  constexpr Tile backward(int, int, int, int) const {
+    return {.q = 64, .kv = 128, .stages = 2, .warps = 8, .keys_per_warp = 32};
+  }
+};
+struct ManyKeysAndQueries : LargeTiles {
+  constexpr Tile backward(int, int, int, int) const {
+    return {.q = 128, .kv = 128, .stages = 1, .warps = 8, .keys_per_warp = 32};
+  }
+};
+
+template <class Tiles_> struct With : Policy {
   using Mask = RingMask;
   using Shard = AnyShard;
   using Precision = Bf16;
-  using Tiles = LargeTiles;
+  using Tiles = Tiles_;
   using Backend = Cuda<>;
   using Communicator = CudaPeer;
   static constexpr int head_dim = 128;
 };
-using LargeKernel = KernelOf<Large>;
+using LargeKernel = KernelOf<With<LargeTiles>>;
 
 static_assert(cuda::sm80::Sizes<LargeKernel, 80>::shared > more_than_all_have &&
               cuda::sm80::Sizes<LargeKernel, 80>::shared <= most);
 static_assert(cuda::sm80::BackwardSizes<LargeKernel, 80>::shared > more_than_all_have &&
               cuda::sm80::BackwardSizes<LargeKernel, 80>::shared <= most);
+static_assert(cuda::sm80::BackwardSizes<KernelOf<With<ManyKeys>>, 80>::shared <= most &&
+              cuda::sm80::BackwardSizes<KernelOf<With<ManyKeysAndQueries>>, 80>::shared > most);
 
 namespace {
 
@@ -56,7 +70,9 @@ TEST_CASE("tiles above 99 KB: a card that has less says so before it does anythi
 }
 
 #ifdef RINGATTN_TEST_MORE
-TEST_CASE("tiles above 99 KB compute where the card has the memory") {
+TEST_CASE_TEMPLATE("tiles above 99 KB compute where the card has the memory", Tiles, LargeTiles, ManyKeys,
+                   ManyKeysAndQueries) {
+  using Large = With<Tiles>;
   PlanOptions<Large> o{.problem = {.batch = 1, .seq = 420, .heads = 2, .kv_heads = 1}};
   o.mask.kind = RingMask::causal;
   o.shard = o.kv_shard = {AnyShard::zigzag};

@@ -33,6 +33,7 @@ Runtime::Runtime() {
   machine.devices = static_cast<int>(setting("RINGATTN_EMULATOR_DEVICES", 4));
   budget_ = setting("RINGATTN_EMULATOR_BUDGET", uint64_t{1} << 32);
   random.seed(setting("RINGATTN_EMULATOR_SEED", 1));
+  if (char const* const file = std::getenv("RINGATTN_EMULATOR_COUNTS")) counts_file_ = file;
   std::thread([this] { run_when_idle(); }).detach();
 }
 
@@ -168,7 +169,10 @@ bool Runtime::step_unlocking() {
       --host_functions_;
       finish(stream, *work);
     } else if (work->start) {
-      if (!work->grid) work->grid = work->start();
+      if (!work->grid) {
+        work->grid = work->start();
+        if (!counts_file_.empty()) work->grid->counts.emplace();
+      }
       Grid& grid = *work->grid;
       if (!grid.run(static_cast<uint32_t>(random() % 16384 + 1))) {
         throw Fault("deadlock", "no warp can run; every one waits:\n  " + grid.describe());
@@ -177,7 +181,10 @@ bool Runtime::step_unlocking() {
         throw Fault("deadlock",
                     "the kernel does not end (RINGATTN_EMULATOR_BUDGET instructions are spent):\n  " + grid.describe());
       }
-      if (grid.done()) finish(stream, *work);
+      if (grid.done()) {
+        if (grid.counts) grid.counts->write(counts_file_, grid.launch);
+        finish(stream, *work);
+      }
     } else {
       if (work->run) work->run();
       finish(stream, *work);

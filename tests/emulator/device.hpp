@@ -129,6 +129,7 @@ class Runtime {
   std::vector<uint32_t> host_seen_;
   uint32_t next_stream_ = 0;
   uint64_t budget_ = 0;
+  std::string counts_file_;  // that launches are counted in
   int host_functions_ = 0;
 };
 

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <random>
 #include <string>
 #include <type_traits>
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include "block_memory.hpp"
+#include "counts.hpp"
 #include "fault.hpp"
 #include "ptx.hpp"
 
@@ -99,6 +101,7 @@ class Warp {
  private:
   friend class Block;
   void choose();
+  void execute(Instruction const& i, uint32_t lanes);
   void execute_mask(Instruction const& i, uint32_t lanes);
   void branch(Instruction const& i, uint32_t taken);
   bool warp_sync(Instruction const& i, uint32_t lanes);
@@ -160,6 +163,7 @@ class Grid {
   std::mt19937_64& random;
   std::vector<std::unique_ptr<Block>> blocks;  // that are resident
   uint64_t executed = 0;
+  std::optional<Counts> counts;  // if somebody asked for them
 
  private:
   uint32_t const resident_;

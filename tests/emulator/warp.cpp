@@ -109,7 +109,7 @@ Warp::Status Warp::run(uint32_t& budget) {
     uint32_t run = g.lanes;
     if (i.guarded) run &= i.guard_negated ? ~predicates_[i.guard] : predicates_[i.guard];
     if (i.flow == Flow::next) {
-      if (run) i.run(*this, i, run);
+      if (run) execute(i, run);
       ++g.pc;
       continue;
     }
@@ -131,6 +131,11 @@ Warp::Status Warp::run(uint32_t& budget) {
     execute_mask(i, run);
   }
   return status_;
+}
+
+void Warp::execute(Instruction const& i, uint32_t run) {
+  if (block.grid.counts) block.grid.counts->add(*this, i, run);
+  i.run(*this, i, run);
 }
 
 void Warp::execute_mask(Instruction const& i, uint32_t run) {
@@ -163,7 +168,7 @@ void Warp::execute_mask(Instruction const& i, uint32_t run) {
     throw Fault(i.flow == Flow::aligned ? "diverged warp instruction" : "barrier divergence",
                 "some lanes of the warp have exited before (lanes " + hex(exited & lanes) + "), the others are here");
   }
-  i.run(*this, i, run);  // a barrier sets the status
+  execute(i, run);  // a barrier sets the status
   if (i.flow == Flow::aligned || status_ == Status::ready) ++groups_[active_].pc;
 }
 
@@ -201,7 +206,7 @@ bool Warp::warp_sync(Instruction const& i, uint32_t run) {
     if (mask & live & ~same) {
       waiting |= same;
     } else {
-      i.run(*this, i, same);
+      execute(i, same);
     }
   }
   if (waiting == 0) return true;

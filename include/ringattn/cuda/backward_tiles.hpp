@@ -2,19 +2,23 @@
 // The tile of the backward kernel on an architecture: the first of a list that fits in registers and shared memory.
 #pragma once
 
+#include <algorithm>
+
 #include "../policy/budget.hpp"
 
 namespace ringattn::inline RINGATTN_ABI {
 namespace budget {
 
-/// The backward kernel of sm_80. Warps stand in a grid: a row of them has 16 keys of the tile, `columns()` warps share
-/// the dimensions of dK and dV of these keys. Where warps are few, each has `fragments()` times 16 keys.
+/// The backward kernel of sm_80. Warps stand in a grid: a row of them has `fragments()` times 16 keys of the tile,
+/// `columns()` warps share the dimensions of dK and dV of these keys.
 struct Backward {
   Tile tile;
   int head_dim, value_dim, element_bytes;
 
-  constexpr int columns() const { return tile.warps * 16 > tile.kv ? tile.warps * 16 / tile.kv : 1; }
-  constexpr int fragments() const { return tile.warps * 16 < tile.kv ? tile.kv / (tile.warps * 16) : 1; }
+  constexpr int fragments() const {
+    return tile.keys_per_warp > 0 ? tile.keys_per_warp / 16 : std::max(tile.kv / (tile.warps * 16), 1);
+  }
+  constexpr int columns() const { return std::max(tile.warps * 16 * fragments() / tile.kv, 1); }
   /// How many of the warps of a row share the queries for scores.
   constexpr int query_columns() const { return columns() < tile.q / 16 ? columns() : tile.q / 16; }
   /// 16-row tiles of dQ per warp, and how many warps share the dimensions of these. Two rather than one, so that a
@@ -62,7 +66,9 @@ struct Backward {
   constexpr bool well_formed() const {
     constexpr auto power_of_2 = [](int x) { return x > 0 && (x & (x - 1)) == 0; };
     if (!power_of_2(tile.q) || !power_of_2(tile.kv) || tile.q < 16 || tile.kv < 16) return false;
-    if (tile.stages < 1 || tile.stages > 2 || !power_of_2(tile.warps) || tile.warps < tile.kv / 32) return false;
+    if (tile.stages < 1 || tile.stages > 2 || !power_of_2(tile.warps)) return false;
+    if (tile.keys_per_warp != 0 && tile.keys_per_warp != 16 && tile.keys_per_warp != 32) return false;
+    if (fragments() > 2 || tile.warps * 16 * fragments() < tile.kv || 16 * fragments() > tile.kv) return false;
     return head_dim % (16 * columns()) == 0 && value_dim % (16 * columns()) == 0 && head_dim % (16 * dq_columns()) == 0;
   }
   constexpr bool fits(int shared) const {
@@ -71,16 +77,27 @@ struct Backward {
 };
 
 /// Best first: many keys, since a tile of queries is loaded, and its dQ loaded and stored, once per tile of keys; then
-/// many queries; then two stages.
+/// many queries; then two stages; then 32 keys a warp where P goes through shared memory anyway, for a fragment of
+/// queries or dO then serves twice as many.
 inline constexpr Tile backward_candidates[] = {
-    {.q = 128, .kv = 128, .stages = 1, .warps = 4}, {.q = 128, .kv = 128, .stages = 1, .warps = 8},
-    {.q = 64, .kv = 128, .stages = 2, .warps = 8},  {.q = 64, .kv = 128, .stages = 1, .warps = 8},
-    {.q = 32, .kv = 128, .stages = 2, .warps = 8},  {.q = 32, .kv = 128, .stages = 1, .warps = 8},
-    {.q = 64, .kv = 64, .stages = 2, .warps = 8},   {.q = 64, .kv = 64, .stages = 1, .warps = 8},
-    {.q = 64, .kv = 64, .stages = 1, .warps = 4},   {.q = 32, .kv = 64, .stages = 1, .warps = 8},
-    {.q = 32, .kv = 64, .stages = 1, .warps = 4},   {.q = 32, .kv = 32, .stages = 1, .warps = 8},
-    {.q = 32, .kv = 32, .stages = 1, .warps = 4},   {.q = 16, .kv = 32, .stages = 1, .warps = 4},
-    {.q = 16, .kv = 16, .stages = 1, .warps = 4},   {.q = 16, .kv = 16, .stages = 1, .warps = 2},
+    {.q = 128, .kv = 128, .stages = 1, .warps = 4},
+    {.q = 128, .kv = 128, .stages = 1, .warps = 8},
+    {.q = 64, .kv = 128, .stages = 2, .warps = 8},
+    {.q = 64, .kv = 128, .stages = 1, .warps = 8},
+    {.q = 32, .kv = 128, .stages = 2, .warps = 8},
+    {.q = 32, .kv = 128, .stages = 1, .warps = 8},
+    {.q = 64, .kv = 64, .stages = 2, .warps = 8, .keys_per_warp = 32},
+    {.q = 64, .kv = 64, .stages = 2, .warps = 8},
+    {.q = 64, .kv = 64, .stages = 1, .warps = 8, .keys_per_warp = 32},
+    {.q = 64, .kv = 64, .stages = 1, .warps = 8},
+    {.q = 64, .kv = 64, .stages = 1, .warps = 4},
+    {.q = 32, .kv = 64, .stages = 1, .warps = 8},
+    {.q = 32, .kv = 64, .stages = 1, .warps = 4},
+    {.q = 32, .kv = 32, .stages = 1, .warps = 8},
+    {.q = 32, .kv = 32, .stages = 1, .warps = 4},
+    {.q = 16, .kv = 32, .stages = 1, .warps = 4},
+    {.q = 16, .kv = 16, .stages = 1, .warps = 4},
+    {.q = 16, .kv = 16, .stages = 1, .warps = 2},
 };
 
 constexpr Tile backward_tile(int shared, int head_dim, int value_dim, int element_bytes) {
@@ -95,12 +112,12 @@ namespace cuda {
 namespace detail {
 
 /// The arithmetic stands in the name of this type, which compilers print with the message.
-template <int q, int kv, int stages, int warps, int head_dim, int value_dim, int element_bytes, int shared_bytes_needed,
-          int shared_bytes_there>
+template <int q, int kv, int stages, int warps, int keys, int head_dim, int value_dim, int element_bytes,
+          int shared_bytes_needed, int shared_bytes_there>
 struct FitOfBackwardTile {
   static_assert(shared_bytes_needed <= shared_bytes_there,
                 "ringattn: Tile of the backward pass needs more shared memory than a block can have on any card: "
-                "element_bytes * ((kv + stages * q) * (head_dim + value_dim) + kv * q, twice if warps > kv / 16) + "
+                "element_bytes * ((kv + stages * q) * (head_dim + value_dim) + kv * q, twice if warps > kv / keys) + "
                 "stages * q * 8 + 512; lower kv, q or stages");
   static constexpr bool checked = true;
 };
@@ -121,9 +138,11 @@ template <class K, int arch> consteval Tile checked_backward_tile() {
   constexpr budget::Backward b{t, K::head_dim, K::value_dim, bytes};
   static_assert(b.well_formed(),
                 "ringattn: Tile of the backward pass on a GPU: q, kv and warps are powers of 2, q and kv at least 16, "
-                "warps at least kv / 32, stages 1 or 2, and head_dim and value_dim divide among the warps by 16");
-  static_assert(detail::FitOfBackwardTile < t.q, t.kv, t.stages, t.warps, K::head_dim, K::value_dim, bytes,
-                b.well_formed() ? b.shared_bytes() : 0, budget::most_shared_bytes > ::checked);
+                "keys_per_warp 16, 32 or 0, warps at least kv over these (32 for 0), stages 1 or 2, "
+                "and head_dim and value_dim divide among the warps by 16");
+  static_assert(detail::FitOfBackwardTile < t.q, t.kv, t.stages, t.warps, b.well_formed() ? 16 * b.fragments() : 0,
+                K::head_dim, K::value_dim, bytes, b.well_formed() ? b.shared_bytes() : 0,
+                budget::most_shared_bytes > ::checked);
   return t;
 }
 

@@ -163,9 +163,8 @@ __device__ inline void store_sums(Tile const& tile, int row, int column, float c
       Word const x = Tile::Mma::of_sums(c[fragment], j / 2).r[j % 2 * 2 + half];
       ptx::store_word(tile.at(r, first / 8) + Word(4 * t), x);
     } else {
-      Word const to = tile.at(r, first / 4 + t / 2) + Word(t % 2 * 8);
-      ptx::store_word(to, __float_as_uint(c[fragment][j][2 * half]));
-      ptx::store_word(to + 4, __float_as_uint(c[fragment][j][2 * half + 1]));
+      Word const x[] = {__float_as_uint(c[fragment][j][2 * half]), __float_as_uint(c[fragment][j][2 * half + 1])};
+      ptx::store_words(tile.at(r, first / 4 + t / 2) + Word(t % 2 * 8), x);
     }
   }
 }
@@ -179,7 +178,11 @@ template <class Tile> class PairsAsA {
   __device__ typename Mma::A fragment(int m, int k) const {
     Word r[4];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) r[i] = ptx::load_word(cursor_.at(16 * m + i % 2 * 8, 2 * k) + Word(i / 2 * 4));
+    for (int half = 0; half < 2; ++half) {
+      Word two[2];
+      ptx::load_words(two, cursor_.at(16 * m + half * 8, 2 * k));
+      r[half] = two[0], r[half + 2] = two[1];
+    }
     return Mma::a(r);
   }
 

@@ -141,7 +141,13 @@ template <class Mma_, int rows_, int columns_, int threads> struct SharedTile {
 
   /// How many chunks are exchanged among each other, and for how many rows in the same way.
   static constexpr int group = chunks % 8 == 0 ? 8 : chunks % 4 == 0 ? 4 : chunks % 2 == 0 ? 2 : 1;
-  __device__ static constexpr Word turn(int row) { return Word(row / (8 / group)) % group; }
+  /// A row's chunks are exchanged by XOR with this, such that the banks give eight rows of a chunk at once. Elements of
+  /// 32 bits are also read in two neighbouring chunks of four rows: of every second one (product.cuh) and of four in
+  /// sequence (gradients.cuh).
+  __device__ static constexpr Word turn(int row) {
+    Word const i = Word(row / (8 / group)) % group;
+    return per_chunk == 4 && group > 2 ? i ^ i % 2 * (group / 2) : i;
+  }
   __device__ Word at(int row, int chunk) const {
     return address + Word(row * pitch) + ((Word(chunk) ^ turn(row)) << 4);
   }

@@ -23,7 +23,7 @@ constexpr int shared_bytes_of(int arch) {
 
 /// ... and on the card that has the most of those which run the kernels of sm_80. A tile that needs more fits nowhere;
 /// one that needs less may still be too large for the card at hand, which is known at run time only.
-inline constexpr int most_shared_bytes = shared_bytes_of(80);
+inline constexpr int most_shared_bytes = shared_bytes_of(90);
 
 /// What the hardware gives one thread.
 inline constexpr int registers_of_thread = 255;
