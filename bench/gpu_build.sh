@@ -41,7 +41,8 @@ build() {
   case $name in
     primitives | tile) object "$name" tests/cuda/"$name".cu "${test_flags[@]}" ;;
     cuda_peer) object "$name" tests/cuda/cuda_peer.cpp "${test_flags[@]}" && object "${main[@]}" ;;
-    ring_plain | atomics | large_tiles) object "$name" tests/cuda/"$name".cu "${test_flags[@]}" && object "${main[@]}" ;;
+    large_tiles) object "$name" tests/cuda/"$name".cu "${test_flags[@]}" -DRINGATTN_TEST_MORE && object "${main[@]}" ;;
+    ring_plain | atomics) object "$name" tests/cuda/"$name".cu "${test_flags[@]}" && object "${main[@]}" ;;
     forward_* | backward_*) object "$name" tests/cuda/"${name%_*}".cu "${test_flags[@]}" "${of[@]}" ;;
     covering_*)
       object "$name" tests/cuda/covering.cu "${test_flags[@]}" "${of[@]}" -DROW_LIST='"covering_short.txt"' && object "${main[@]}"
@@ -56,7 +57,7 @@ build() {
   esac && { [ -z "$(find "${objects[@]}" -newer $bin/"$name" 2>&1)" ] || "$nvcc" -arch="$arch" "${objects[@]}" "${libraries[@]}" "${blas[@]}" "${nccl[@]}" -o $bin/"$name"; }
 }
 
-all='primitives tile cuda_peer ring_plain atomics gpu_attention forward_Bf16 backward_Bf16 covering_Bf16 forward_Fp32 backward_Fp32
+all='primitives tile cuda_peer ring_plain atomics large_tiles gpu_attention forward_Bf16 backward_Bf16 covering_Bf16 forward_Fp32 backward_Fp32
   covering_Fp32 tune_Bf16_128_7'
 status=0 running=0
 for name in ${*:-$all}; do

@@ -247,20 +247,22 @@ def gpu(source, target):
         if "head_dim" not in r or "skipped" in r or r.get("precision") != "bf16" or r["ranks"] != 1:
             continue
         where = (r["pass"].split(",")[0], r["head_dim"], r["mask"], r["batch"], r["seq"], r["heads"], r["kv_heads"])
-        engine = r["engine"].split()[-1] + (" atomic" if "atomic" in r["pass"] else "")
+        engine = r["engine"].split()[-1] + "".join(f" {kind}" for kind in ("atomic", "deterministic") if kind in r["pass"])
         cases.setdefault(where, {})[engine] = r["tflops"]
     cases = {k: v for k, v in sorted(cases.items(), key=lambda c: (c[0][0] == "backward", c[0][1:])) if len(v) > 1}
     engines = [("ringattn", BLUE, "ours, sm80 kernels"), ("ringattn atomic", VIOLET, "ours, atomic dQ"),
-               ("flash", ORANGE, "FlashAttention-2"), ("cudnn", PALE, "cuDNN (Hopper kernels)")]
-    left, right, top = 250, 860, 76
+               ("flash", ORANGE, "FlashAttention-2"), ("flash deterministic", INK, "without atomics"),
+               ("cudnn", PALE, "cuDNN (Hopper kernels)")]
+    engines = [e for e in engines if any(e[0] in c for c in cases.values())]
+    left, right, top, height = 250, 860, 76, 10 + 12 * max(4, len(engines))
     high = max(max(c.values()) for c in cases.values()) * 1.05
-    svg = Svg(900, top + 58 * len(cases) + 40, f'Attention on one {run["card"]}, bf16, TFLOP/s')
+    svg = Svg(900, top + height * len(cases) + 40, f'Attention on one {run["card"]}, bf16, TFLOP/s')
     for i, (_, colour, label) in enumerate(engines):
-        svg.rect(left + 150 * i, 40, 12, 12, colour)
-        svg.text(left + 150 * i + 18, 50, label, 11)
+        svg.rect(left + 140 * i - 60, 40, 12, 12, colour)
+        svg.text(left + 140 * i - 42, 50, label, 11)
     for i, (where, values) in enumerate(cases.items()):
         kind, dim, mask, batch, seq, heads, kv_heads = where
-        y = top + 58 * i
+        y = top + height * i
         svg.text(left - 8, y + 20, f"{kind}, D{dim}, {mask}", 12, "end")
         svg.text(left - 8, y + 36, f"batch {batch}, {seq} rows, {heads}/{kv_heads} heads", 10, "end", PALE)
         for j, (engine, colour, _) in enumerate(e for e in engines if e[0] in values):

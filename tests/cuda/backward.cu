@@ -81,10 +81,10 @@ template <class Kernel> void specials_of(AnyMask const& mask) {
   };
   using In = DenseInputs<double>;
   run("NaN and infinity in queries", [](In& in, Problem const&, int D, int) {
-    at(in.q, 50, 1, D, 3) = NAN;
+    at(in.q, 50, 1, D, 3) = nan_of_ones;
     at(in.q, 100, 1, D, 3) = INFINITY;
   });
-  run("NaN in a key", [](In& in, Problem const&, int D, int) { at(in.k, 97, 1, D, 63) = NAN; });
+  run("NaN in a key", [](In& in, Problem const&, int D, int) { at(in.k, 97, 1, D, 63) = nan_of_ones; });
   run("infinity in a key", [](In& in, Problem const&, int D, int) { at(in.k, 97, 1, D, 5) = INFINITY; });
   run("NaN and infinity in values", [](In& in, Problem const&, int, int E) {
     at(in.v, 97, 1, E, 5) = NAN;
@@ -92,7 +92,7 @@ template <class Kernel> void specials_of(AnyMask const& mask) {
   });
   run("NaN and infinities in dO", [](In& in, Problem const&, int, int E) {
     at(in.dout, 60, 1, E, 5) = INFINITY;
-    at(in.dout, 80, 1, E, 5) = NAN;
+    at(in.dout, 80, 1, E, 5) = nan_of_ones;
     at(in.dout, 99, 1, E, 6) = -INFINITY;
     at(in.dout, 12, 1, E, 6) = -INFINITY;
   });

@@ -3,6 +3,8 @@
 // cases for them.
 #pragma once
 
+#include <bit>
+
 #include "forward.cuh"
 
 namespace ringattn::test {
@@ -53,6 +55,9 @@ inline Case small_case() {
 inline Case longer_case() {
   return {.problem = {1, 140, 140, 1, 1}, .mask = {AnyMask::causal}, .q_rows = rows_of(140), .steps = zigzag(140, 2)};
 }
+
+/// A NaN of which half a unit more would make a zero.
+inline double const nan_of_ones = std::bit_cast<double>(~std::uint64_t{0});
 
 /// Nothing but whole tiles, all of whose pairs count: what counts.py divides by.
 inline Case whole_case() { return {.problem = {1, 512, 512, 1, 1}, .q_rows = rows_of(512), .steps = {rows_of(512)}}; }

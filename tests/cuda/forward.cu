@@ -47,15 +47,18 @@ void specials() {
   };
   for (AnyMask const& mask : {AnyMask{AnyMask::causal}, AnyMask{AnyMask::window, 20, 5}, AnyMask{AnyMask::full}}) {
     c.mask = mask;
-    run("NaN in a query", [](DenseInputs<double>& in, Problem const&, int D, int) { at(in.q, 50, 1, D, 3) = NAN; });
-    run("NaN in a key", [](DenseInputs<double>& in, Problem const&, int D, int) { at(in.k, 97, 1, D, 63) = NAN; });
+    run("NaN in a query",
+        [](DenseInputs<double>& in, Problem const&, int D, int) { at(in.q, 50, 1, D, 3) = nan_of_ones; });
+    run("NaN in a key",
+        [](DenseInputs<double>& in, Problem const&, int D, int) { at(in.k, 97, 1, D, 63) = nan_of_ones; });
     run("infinity in a key",
         [](DenseInputs<double>& in, Problem const&, int D, int) { at(in.k, 97, 1, D, 5) = INFINITY; });
     run("only -infinity for the first rows", [](DenseInputs<double>& in, Problem const&, int D, int) {
       for (int64_t i = 0; i < 140; ++i) at(in.q, i, 1, D, 7) = 1;
       for (int64_t i = 0; i < 60; ++i) at(in.k, i, 1, D, 7) = -INFINITY;
     });
-    run("NaN in a value", [](DenseInputs<double>& in, Problem const&, int, int E) { at(in.v, 97, 1, E, 5) = NAN; });
+    run("NaN in a value",
+        [](DenseInputs<double>& in, Problem const&, int, int E) { at(in.v, 97, 1, E, 5) = nan_of_ones; });
     run("infinities in values", [](DenseInputs<double>& in, Problem const&, int, int E) {
       at(in.v, 97, 1, E, 5) = INFINITY;
       at(in.v, 99, 1, E, 6) = -INFINITY;

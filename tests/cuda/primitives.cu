@@ -84,9 +84,12 @@ __global__ void run(Inputs const* in, Word* scratch, Word* out) {
   Word const next[values] = {bits[(first + 5) % (lanes * values)], ptx::load_word(mine + 4), 3, Word(lane)};
   __syncwarp();
   ptx::store_words(mine, next);
-  Word two[2][2];  // by halves and back, which must change nothing
-  for (Word i = 0; i < 2; ++i) ptx::load_words(two[i], mine + 8 * i);
-  for (Word i = 0; i < 2; ++i) ptx::store_words(mine + 8 * i, two[i]);
+  Word two[2];  // by halves and back, which must change nothing
+  ptx::load_words(two, mine);
+  ptx::store_word(mine, two[0]);
+  ptx::store_word(mine + 4, two[1]);
+  two[0] = ptx::load_word(mine + 8), two[1] = ptx::load_word(mine + 12);
+  ptx::store_words(mine + 8, two);
   ptx::store_word(mine + 8, 11);
   __syncwarp();
   for (int i = 0; i < values; ++i) r[i] = shared[(first + values + i) % (lanes * values)];

@@ -30,7 +30,10 @@ int accesses_of(Instruction const& i, Access (&all)[2]) {
   if (starts(i, "ldmatrix")) return all[0] = {&i.op[i.vector], i.space, 16}, 1;
   if (starts(i, "ld")) return all[0] = {&i.op[i.vector], i.space, bytes}, 1;
   if (starts(i, "st.")) return all[0] = {&i.op[0], i.space, bytes}, 1;
-  if (starts(i, "red.")) return all[0] = {&i.op[0], i.space, bytes}, 1;
+  if (starts(i, "red.")) {
+    auto const values = static_cast<uint32_t>(i.op.size() - 1);
+    return all[0] = {&i.op[0], i.space, static_cast<uint32_t>(bytes_of(i.type)) * values}, 1;
+  }
   if (starts(i, "atom.")) return all[0] = {&i.op[1], i.space, bytes}, 1;
   if (!starts(i, "cp.async.c") || i.op.size() < 3) return 0;  // .ca, .cg; not .commit_group
   auto const size = static_cast<uint32_t>(i.op[2].value);
@@ -42,7 +45,7 @@ int accesses_of(Instruction const& i, Access (&all)[2]) {
 }  // namespace
 
 void Counts::add(Warp& warp, Instruction const& i, uint32_t lanes) {
-  ++instructions;
+  instructions += starts(i, "cvt.rna.tf32") ? 4 : 1;  // what ptxas makes of it
   if (i.flow == Flow::barrier || i.flow == Flow::barrier_arrive) ++barriers;
   if (starts(i, "mma.")) {  // m16n8, and the depth that the name ends its shape with
     size_t const k = i.name.find("m16n8k");

@@ -46,11 +46,11 @@ MUTANTS = [
     ('edge_of_a_tile', 'one zero past the end of a run counts as a key', 'planted', [
         ('cuda/scores.cuh', 'j / 2 * 8 + j % 2 < left', 'j / 2 * 8 + j % 2 <= left')]),
     ('keys_not_published', 'keys are read that other warps still copy', 'planted', [
-        ('cuda/sm80/attention.cuh', 'ptx::wait_copies<under_way>(); __syncthreads();', 'ptx::wait_copies<under_way>();')]),
+        ('cuda/sm80/attention.cuh', 'else { __syncthreads(); }', '')]),
     ('stale_values', 'values are read from the buffer of another turn', 'planted', [
         ('cuda/sm80/attention.cuh', 'typename S::Values const v = values(turn % stages);', 'typename S::Values const v = values((turn + 1) % stages);')]),
     ('copy_not_waited_for', 'keys are read while they are copied', 'planted', [
-        ('cuda/sm80/attention.cuh', 'ptx::wait_copies<under_way>(); __syncthreads();', '__syncthreads();')]),
+        ('cuda/sm80/attention.cuh', 'ptx::wait_copies<under_way>(); // Keys are here', '// Keys are here')]),
     ('step_starts_anew', 'the running state does not continue from step to step', 'planted', [
         ('cuda/sm80/attention.cuh', 'bool const fresh = rows.x == softmax::minus_infinity<float> && rows.y == softmax::minus_infinity<float>;', 'bool const fresh = true;')]),
     ('masked_nan_counts', 'a NaN that is masked reaches rows that do not see it', 'planted', [

@@ -138,7 +138,7 @@ template <class K, int arch> consteval Tile checked_backward_tile() {
   constexpr budget::Backward b{t, K::head_dim, K::value_dim, bytes};
   static_assert(b.well_formed(),
                 "ringattn: Tile of the backward pass on a GPU: q, kv and warps are powers of 2, q and kv at least 16, "
-                "keys_per_warp 16, 32 or 0, warps at least kv over these (32 for 0), stages 1 or 2, "
+                "keys_per_warp 16, 32 or 0 and at most kv, warps at least kv over it (32 for 0), stages 1 or 2, "
                 "and head_dim and value_dim divide among the warps by 16");
   static_assert(detail::FitOfBackwardTile < t.q, t.kv, t.stages, t.warps, b.well_formed() ? 16 * b.fragments() : 0,
                 K::head_dim, K::value_dim, bytes, b.well_formed() ? b.shared_bytes() : 0,

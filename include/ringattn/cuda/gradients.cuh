@@ -175,7 +175,7 @@ template <class Tile> class PairsAsA {
   using Mma = typename Tile::Mma;
   __device__ PairsAsA(Tile const& tile, int first)
       : cursor_(tile, first + ptx::lane() / 4, ptx::lane() % 4 / 2, ptx::lane() % 2 * 8) {}
-  __device__ typename Mma::A fragment(int m, int k) const {
+  template <bool finite = false> __device__ typename Mma::A fragment(int m, int k) const {
     Word r[4];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -183,7 +183,7 @@ template <class Tile> class PairsAsA {
       ptx::load_words(two, cursor_.at(16 * m + half * 8, 2 * k));
       r[half] = two[0], r[half + 2] = two[1];
     }
-    return Mma::a(r);
+    return Mma::template a<finite>(r);
   }
 
  private:
@@ -203,8 +203,8 @@ template <int step> __device__ inline int every_column(int j, int mine) { return
 template <int step, class Tile> class EveryColumnsAsB {
  public:
   __device__ EveryColumnsAsB(Tile const& tile, int mine, int first) : b_(tile, 16 * mine), first_(first) {}
-  __device__ void fragments(int n, int k, typename Tile::Mma::B (&b)[2]) const {
-    b_.fragments((first_ + n) * step, k, b);
+  template <bool finite = false> __device__ void fragments(int n, int k, typename Tile::Mma::B (&b)[2]) const {
+    b_.template fragments<finite>((first_ + n) * step, k, b);
   }
 
  private:

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // How a precision multiplies on tensor cores: fragments of 16 x depth (A) and depth x 8 (B), c += A B in fp32.
 //
-// `a`, `b` make fragments of words as they lie in memory. `of_sums` makes the A fragment of an accumulator, so that one
-// product's result is the next one's left factor without leaving the registers. For 32-bit elements it takes the
-// depth in pairs: slot t is column 2t, slot t + 4 column 2t + 1. What it is multiplied with must be loaded in the same
-// order (product.cuh: ColumnsAsA, ColumnsAsB do so).
+// `a`, `b` make fragments of words as they lie in memory; a<true> and b<true> take finite numbers only. `of_sums` makes
+// the A fragment of an accumulator, so that one product's result is the next one's left factor without leaving the
+// registers. For 32-bit elements it takes the depth in pairs: slot t is column 2t, slot t + 4 column 2t + 1. What it is
+// multiplied with must be loaded in the same order (product.cuh: ColumnsAsA, ColumnsAsB do so).
 #pragma once
 
 #include "../policy/precision.hpp"
@@ -29,14 +29,15 @@ template <class Format> struct Mma16 : Format {
     Word r[2];
   };
 
-  __device__ static A a(Word const (&r)[4]) { return {{r[0], r[1], r[2], r[3]}}; }
-  __device__ static B b(Word r0, Word r1) { return {{r0, r1}}; }
+  template <bool finite = false> __device__ static A a(Word const (&r)[4]) { return {{r[0], r[1], r[2], r[3]}}; }
+  template <bool finite = false> __device__ static B b(Word r0, Word r1) { return {{r0, r1}}; }
   /// The 16 columns that start at accumulator tile 2k.
-  template <int n> __device__ static A of_sums(float const (&c)[n][4], int k) {
+  template <bool finite = false, int n> __device__ static A of_sums(float const (&c)[n][4], int k) {
     float const(&x)[4] = c[2 * k], (&y)[4] = c[2 * k + 1];
     return {{Format::pack(x[0], x[1]), Format::pack(x[2], x[3]), Format::pack(y[0], y[1]), Format::pack(y[2], y[3])}};
   }
-  /// Two sums of a row that will be factors only: rounded, both in the register of the first.
+  /// Two weights of a row that will be factors only: rounded, both in the register of the first. Where one is NaN, so
+  /// is the row, whatever becomes of it here.
   __device__ static void pack(float& x, float y) { x = __uint_as_float(Format::pack(x, y)); }
   template <int n> __device__ static A of_packed(float const (&c)[n][4], int k) {
     float const(&x)[4] = c[2 * k], (&y)[4] = c[2 * k + 1];
@@ -87,6 +88,8 @@ struct Mma32 {
   __device__ static Word finite(Word x) { return special(x) ? 0 : x; }
   __device__ static Word negative(Word x) { return x ^ 0x80000000u; }
   __device__ static float element(Word x, int) { return __uint_as_float(x); }
+  /// ptx::to_tf32 without its two instructions that let NaN through, half of all: half of the last place is added.
+  __device__ static Word finite_to_tf32(float x) { return (__float_as_uint(x) + 0x1000u) & 0xffffe000u; }
 };
 
 }  // namespace detail
@@ -103,18 +106,24 @@ template <> struct Mma<Tf32> : detail::Mma32 {
     Word r[2];
   };
 
-  __device__ static A a(Word const (&r)[4]) { return {{round(r[0]), round(r[1]), round(r[2]), round(r[3])}}; }
-  __device__ static B b(Word r0, Word r1) { return {{round(r0), round(r1)}}; }
+  template <bool finite = false> __device__ static A a(Word const (&r)[4]) {
+    return {{round<finite>(r[0]), round<finite>(r[1]), round<finite>(r[2]), round<finite>(r[3])}};
+  }
+  template <bool finite = false> __device__ static B b(Word r0, Word r1) {
+    return {{round<finite>(r0), round<finite>(r1)}};
+  }
   /// The 8 columns of accumulator tile k, in pairs.
-  template <int n> __device__ static A of_sums(float const (&c)[n][4], int k) {
+  template <bool finite = false, int n> __device__ static A of_sums(float const (&c)[n][4], int k) {
     float const(&x)[4] = c[k];
     return {{ptx::to_tf32(x[0]), ptx::to_tf32(x[2]), ptx::to_tf32(x[1]), ptx::to_tf32(x[3])}};
   }
-  template <int n> __device__ static A of_packed(float const (&c)[n][4], int k) { return of_sums(c, k); }
+  template <int n> __device__ static A of_packed(float const (&c)[n][4], int k) { return of_sums<true>(c, k); }
   __device__ static void multiply(float (&c)[4], A const& a, B const& b) { ptx::mma_tf32(c, a.r, b.r); }
 
  private:
-  __device__ static Word round(Word x) { return ptx::to_tf32(__uint_as_float(x)); }
+  template <bool finite = false> __device__ static Word round(Word x) {
+    return finite ? finite_to_tf32(__uint_as_float(x)) : ptx::to_tf32(__uint_as_float(x));
+  }
 };
 
 /// 3xTF32: x = high + low, both tf32, and a b = high high + high low + low high, to 2^-21 of |a| |b|.
@@ -131,26 +140,26 @@ template <> struct Mma<Fp32> : detail::Mma32 {
     Word high[2], low[2];
   };
 
-  __device__ static A a(Word const (&r)[4]) {
+  template <bool finite = false> __device__ static A a(Word const (&r)[4]) {
     A x;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) divide(__uint_as_float(r[i]), x.high[i], x.low[i]);
+    for (int i = 0; i < 4; ++i) divide<finite>(__uint_as_float(r[i]), x.high[i], x.low[i]);
     return x;
   }
-  __device__ static B b(Word r0, Word r1) {
+  template <bool finite = false> __device__ static B b(Word r0, Word r1) {
     B x;
-    divide(__uint_as_float(r0), x.high[0], x.low[0]);
-    divide(__uint_as_float(r1), x.high[1], x.low[1]);
+    divide<finite>(__uint_as_float(r0), x.high[0], x.low[0]);
+    divide<finite>(__uint_as_float(r1), x.high[1], x.low[1]);
     return x;
   }
   /// The 8 columns of accumulator tile k, in pairs.
-  template <int n> __device__ static A of_sums(float const (&c)[n][4], int k) {
+  template <bool finite = false, int n> __device__ static A of_sums(float const (&c)[n][4], int k) {
     A x;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) divide(c[k][(i & 1) * 2 + (i >> 1)], x.high[i], x.low[i]);
+    for (int i = 0; i < 4; ++i) divide<finite>(c[k][(i & 1) * 2 + (i >> 1)], x.high[i], x.low[i]);
     return x;
   }
-  template <int n> __device__ static A of_packed(float const (&c)[n][4], int k) { return of_sums(c, k); }
+  template <int n> __device__ static A of_packed(float const (&c)[n][4], int k) { return of_sums<true>(c, k); }
   __device__ static void multiply(float (&c)[4], float (&low)[4], A const& a, B const& b) {
     ptx::mma_tf32(low, a.low, b.high);
     ptx::mma_tf32(low, a.high, b.low);
@@ -159,9 +168,10 @@ template <> struct Mma<Fp32> : detail::Mma32 {
   __device__ static void multiply(float (&c)[4], A const& a, B const& b) { multiply(c, c, a, b); }
 
  private:
-  __device__ static void divide(float x, Word& high, Word& low) {
-    high = ptx::to_tf32(x);
-    low = ptx::to_tf32(x - __uint_as_float(high));
+  template <bool finite = false> __device__ static void divide(float x, Word& high, Word& low) {
+    high = finite ? finite_to_tf32(x) : ptx::to_tf32(x);
+    float const rest = x - __uint_as_float(high);
+    low = finite ? finite_to_tf32(rest) : ptx::to_tf32(rest);
   }
 };
 

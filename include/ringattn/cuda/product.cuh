@@ -36,17 +36,17 @@ template <class Tile> class Cursor {
 
 // ---------------------------------------------------------------- operands
 
-// A gives fragment (m, k), B fragments (n, k) and (n + 1, k).
+// A gives fragment (m, k), B fragments (n, k) and (n + 1, k); `finite`: of numbers that are known to be.
 
 /// m: in 16 rows, from row `first` of the tile. k: in Mma::depth columns.
 template <class Tile> class RowsAsA {
  public:
   using Mma = typename Tile::Mma;
   __device__ RowsAsA(Tile const& tile, int first) : cursor_(tile, first + ptx::lane() % 16, ptx::lane() / 16) {}
-  __device__ typename Mma::A fragment(int m, int k) const {
+  template <bool finite = false> __device__ typename Mma::A fragment(int m, int k) const {
     Word r[4];
     ptx::load_matrices(r, cursor_.at(16 * m, 2 * k));
-    return Mma::a(r);
+    return Mma::template a<finite>(r);
   }
 
  private:
@@ -59,7 +59,7 @@ template <class Tile> class ColumnsAsA {
   using Mma = typename Tile::Mma;
   __device__ ColumnsAsA(Tile const& tile, int first)
       : even_(tile, row(0), chunk(first), byte()), odd_(tile, row(1), chunk(first), byte()) {}
-  __device__ typename Mma::A fragment(int m, int k) const {
+  template <bool finite = false> __device__ typename Mma::A fragment(int m, int k) const {
     Word r[4];
     if constexpr (wide) {
 #pragma unroll
@@ -67,7 +67,7 @@ template <class Tile> class ColumnsAsA {
     } else {
       ptx::load_matrices_transposed(r, even_.at(16 * k, 2 * m));
     }
-    return Mma::a(r);
+    return Mma::template a<finite>(r);
   }
 
  private:
@@ -92,11 +92,11 @@ template <class Tile> class RowsAsB {
   using Mma = typename Tile::Mma;
   __device__ explicit RowsAsB(Tile const& tile)
       : cursor_(tile, ptx::lane() / 16 * 8 + ptx::lane() % 8, ptx::lane() / 8 % 2) {}
-  __device__ void fragments(int n, int k, typename Mma::B (&b)[2]) const {
+  template <bool finite = false> __device__ void fragments(int n, int k, typename Mma::B (&b)[2]) const {
     Word r[4];
     ptx::load_matrices(r, cursor_.at(8 * n, 2 * k));
-    b[0] = Mma::b(r[0], r[1]);
-    b[1] = Mma::b(r[2], r[3]);
+    b[0] = Mma::template b<finite>(r[0], r[1]);
+    b[1] = Mma::template b<finite>(r[2], r[3]);
   }
 
  private:
@@ -110,11 +110,12 @@ template <class Tile> class ColumnsAsB {
   using Mma = typename Tile::Mma;
   __device__ explicit ColumnsAsB(Tile const& tile, int first = 0)
       : even_(tile, row(0), chunk(first), byte()), odd_(tile, row(1), chunk(first), byte()) {}
-  __device__ void fragments(int n, int k, typename Mma::B (&b)[2]) const {
+  template <bool finite = false> __device__ void fragments(int n, int k, typename Mma::B (&b)[2]) const {
     if constexpr (wide) {
 #pragma unroll
       for (int i = 0; i < 2; ++i)
-        b[i] = Mma::b(ptx::load_word(even_.at(8 * k, 2 * (n + i))), ptx::load_word(odd_.at(8 * k, 2 * (n + i))));
+        b[i] = Mma::template b<finite>(ptx::load_word(even_.at(8 * k, 2 * (n + i))),
+                                       ptx::load_word(odd_.at(8 * k, 2 * (n + i))));
     } else {
       Word r[4];
       ptx::load_matrices_transposed(r, even_.at(16 * k, n));
@@ -141,8 +142,8 @@ template <class Mma_, int m, int n, bool packed = false> class SumsAsA {
  public:
   using Mma = Mma_;
   __device__ explicit SumsAsA(float const (&c)[m][n][4]) : c_(c) {}
-  __device__ typename Mma::A fragment(int i, int k) const {
-    return packed ? Mma::of_packed(c_[i], k) : Mma::of_sums(c_[i], k);
+  template <bool finite = false> __device__ typename Mma::A fragment(int i, int k) const {
+    return packed ? Mma::of_packed(c_[i], k) : Mma::template of_sums<finite>(c_[i], k);
   }
 
  private:
@@ -159,8 +160,9 @@ template <class Mma, int m, int n> __device__ inline SumsAsA<Mma, m, n, true> pa
 // ---------------------------------------------------------------- products
 
 /// c += A B over `depth`, `unroll` steps at a time (all of them where a factor lies in registers: those have no index
-/// at run time); c is this warp's: m tiles of 16 rows, n (even) of 8 columns, laid out as in ptx.cuh.
-template <int depth, int unroll = depth, int m, int n, class A, class B>
+/// at run time); c is this warp's: m tiles of 16 rows, n (even) of 8 columns, laid out as in ptx.cuh. B is finite where
+/// products are split; A is if `finite`.
+template <int depth, int unroll = depth, bool finite = false, int m, int n, class A, class B>
 __device__ inline void multiply(float (&c)[m][n][4], A const& a, B const& b) {
   using M = typename A::Mma;
   static_assert(n % 2 == 0 && depth % M::depth == 0, "ringattn: columns in steps of 16, depth in steps of an mma");
@@ -168,11 +170,11 @@ __device__ inline void multiply(float (&c)[m][n][4], A const& a, B const& b) {
   for (int k = 0; k < depth / M::depth; ++k) {
     typename M::A x[m];
 #pragma unroll
-    for (int i = 0; i < m; ++i) x[i] = a.fragment(i, k);
+    for (int i = 0; i < m; ++i) x[i] = a.template fragment<finite>(i, k);
 #pragma unroll
     for (int j = 0; j < n; j += 2) {
       typename M::B y[2];
-      b.fragments(j, k, y);
+      b.template fragments<M::split>(j, k, y);
 #pragma unroll
       for (int i = 0; i < m; ++i) {
         M::multiply(c[i][j], x[i], y[0]);
@@ -218,8 +220,9 @@ __device__ inline void multiply_ahead(float (&c)[m][n][4], A const& a, B const& 
   add(now);
 }
 
-/// c = A B, both from memory, where infinite factors give what the exact product gives.
-template <int depth, int m, int n, class A, class B>
+/// c = A B, both from memory, where infinite factors give what the exact product gives. `finite`: both are, which
+/// only split products make use of.
+template <int depth, bool finite = false, int m, int n, class A, class B>
 __device__ inline void multiply_scores(float (&c)[m][n][4], A const& a, B const& b) {
   using M = typename A::Mma;
 #pragma unroll
@@ -236,15 +239,16 @@ __device__ inline void multiply_scores(float (&c)[m][n][4], A const& a, B const&
       multiply<depth, 2>(c, a, b);
   } else {
     float low[m][n][4] = {};
-#pragma unroll
+    constexpr int unroll = finite ? depth / M::depth : 1;  // the other one is for what happens rarely
+#pragma unroll unroll
     for (int k = 0; k < depth / M::depth; ++k) {
       typename M::A x[m];
 #pragma unroll
-      for (int i = 0; i < m; ++i) x[i] = a.fragment(i, k);
+      for (int i = 0; i < m; ++i) x[i] = a.template fragment<finite>(i, k);
 #pragma unroll
       for (int j = 0; j < n; j += 2) {
         typename M::B y[2];
-        b.fragments(j, k, y);
+        b.template fragments<finite>(j, k, y);
 #pragma unroll
         for (int i = 0; i < 2 * m; ++i) M::multiply(c[i / 2][j + i % 2], low[i / 2][j + i % 2], x[i / 2], y[i % 2]);
       }
@@ -256,6 +260,15 @@ __device__ inline void multiply_scores(float (&c)[m][n][4], A const& a, B const&
       x = y == y ? x + y : x;
     }
   }
+}
+
+/// The same, with what is known at run time.
+template <int depth, int m, int n, class A, class B>
+__device__ inline void multiply_scores(float (&c)[m][n][4], A const& a, B const& b, bool finite) {
+  if (A::Mma::split && finite)
+    multiply_scores<depth, true>(c, a, b);
+  else
+    multiply_scores<depth>(c, a, b);
 }
 
 }  // namespace ringattn::cuda

@@ -201,18 +201,26 @@ __launch_bounds__(Sizes<K, arch>::threads) void attend(__grid_constant__ Forward
     }
   }
 
+  bool finite_queries = true;
   for (int turn = 0; !block.tiles[turn % (stages + 1)].done(); ++turn) {
     KeyTile const& here = block.tiles[turn % (stages + 1)];
     typename S::Keys const k = keys(turn % stages);
     typename S::Values const v = values(turn % stages);
     ptx::wait_copies<under_way>();
-    __syncthreads();  // keys are here, and nobody reads the values and the tile of the last turn any more
+    // Keys are here, and nobody reads the values and the tile of the last turn any more.
+    bool finite = true;
+    if constexpr (S::Mma::split) {
+      finite = !__syncthreads_or(k.special() || (turn == 0 && queries.special())) && finite_queries;
+      if (turn == 0) finite_queries = finite;
+    } else {
+      __syncthreads();
+    }
     fetch_values(turn + stages - 1);
     if (threadIdx.x == 0)
       block.tiles[(turn + stages) % (stages + 1)].find(p.k_runs, p.mask, block.q,
                                                        &block.tiles[(turn + stages - 1) % (stages + 1)]);
     float s[m][n][4];  // [q, kv]
-    multiply_scores<K::head_dim>(s, RowsAsA(queries, warp() * S::warp_rows), RowsAsB(k));
+    multiply_scores<K::head_dim>(s, RowsAsA(queries, warp() * S::warp_rows), RowsAsB(k), finite);
     bool const masked = !K::Score::identity || here.partial;
     float least[2 * m];
 #pragma unroll

@@ -86,7 +86,7 @@ RINGATTN_HIDDEN __global__ __launch_bounds__(BackwardSizes<K, arch>::threads,
     values.fill(p.v, p.v.at(block.b, block.k.local, block.kv_head), int(block.k.rows.count));
     fetch(0);
     ptx::wait_copies<0>();
-    bool const special = __syncthreads_or(keys.special());
+    bool const special = __syncthreads_or(keys.special() || (Mma::split && values.special()));
     if (threadIdx.x == 0) block.special_keys = special;
   }
 
@@ -116,8 +116,8 @@ RINGATTN_HIDDEN __global__ __launch_bounds__(BackwardSizes<K, arch>::threads,
       constexpr int depth = 8 * S::n;
       int const first = (warp_column() * S::passes + pass) * depth;  // query
       float s[m][S::n][4], ds[m][S::n][4];                           // [key, query]
-      multiply_scores<K::head_dim>(s, RowsAsA(keys, first_key()), RowsAsB(from_row(queries, first)));
-      multiply_scores<K::value_dim>(ds, RowsAsA(values, first_key()), RowsAsB(from_row(douts, first)));
+      multiply_scores<K::head_dim>(s, RowsAsA(keys, first_key()), RowsAsB(from_row(queries, first)), !careful);
+      multiply_scores<K::value_dim>(ds, RowsAsA(values, first_key()), RowsAsB(from_row(douts, first)), !careful);
       weigh_gradients(s, ds, stage(turn) + S::facts_at, !here.partial, pairs, first_key(), first, p.score, p.scale,
                       here.head);
       if (columns > 1 || careful) store_sums(p_tile, first_key(), first, s);
@@ -137,7 +137,8 @@ RINGATTN_HIDDEN __global__ __launch_bounds__(BackwardSizes<K, arch>::threads,
           __syncwarp();
           add_products(dk, ds_tile, first_key(), first, depth, queries, 0, pairs);
         } else {
-          multiply<depth>(dk, sums_as_a<Mma>(ds), ColumnsAsB(from_row(queries, first)));  // [key, head_dim]
+          multiply<depth, depth, Mma::split>(dk, sums_as_a<Mma>(ds),
+                                             ColumnsAsB(from_row(queries, first)));  // [key, head_dim]
         }
       } else {
         store_sums(ds_tile, first_key(), first, ds);
@@ -152,7 +153,8 @@ RINGATTN_HIDDEN __global__ __launch_bounds__(BackwardSizes<K, arch>::threads,
         add_products<columns>(dk, ds_tile, first_key(), 0, q, queries, warp_column(), pairs);
       } else {
         multiply<q>(dv, PairsAsA(p_tile, first_key()), every_columns_as_b<columns>(douts, warp_column()));
-        multiply<q>(dk, PairsAsA(ds_tile, first_key()), every_columns_as_b<columns>(queries, warp_column()));
+        multiply<q, q, Mma::split>(dk, PairsAsA(ds_tile, first_key()),
+                                   every_columns_as_b<columns>(queries, warp_column()));
       }
       if (S::stages == 1) __syncthreads();  // nobody reads these queries and dO any more
     }
@@ -168,8 +170,8 @@ RINGATTN_HIDDEN __global__ __launch_bounds__(BackwardSizes<K, arch>::threads,
       if (careful)
         add_products_transposed<S::dq_columns>(dq, ds_tile, 16 * image(), keys, dq_column(), part * S::dq, pairs);
       else
-        multiply<kv>(dq, ColumnsAsA(ds_tile, 16 * image()),
-                     every_columns_as_b<S::dq_columns>(keys, dq_column(), part * S::dq));
+        multiply<kv, kv, Mma::split>(dq, ColumnsAsA(ds_tile, 16 * image()),
+                                     every_columns_as_b<S::dq_columns>(keys, dq_column(), part * S::dq));
       if (adding == Adding::in_turn && part == 0) {
         if (ptx::lane() == 0)
           while (ptx::load_acquire(turn_of(now())) != Word(now().before + 1)) ptx::pause();
