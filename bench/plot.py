@@ -251,15 +251,15 @@ def gpu(source, target):
         cases.setdefault(where, {})[engine] = r["tflops"]
     cases = {k: v for k, v in sorted(cases.items(), key=lambda c: (c[0][0] == "backward", c[0][1:])) if len(v) > 1}
     engines = [("ringattn", BLUE, "ours, sm80 kernels"), ("ringattn atomic", VIOLET, "ours, atomic dQ"),
-               ("flash", ORANGE, "FlashAttention-2"), ("flash deterministic", INK, "without atomics"),
+               ("flash", ORANGE, "FlashAttention-2"), ("flash deterministic", INK, "FA2, deterministic"),
                ("cudnn", PALE, "cuDNN (Hopper kernels)")]
     engines = [e for e in engines if any(e[0] in c for c in cases.values())]
     left, right, top, height = 250, 860, 76, 10 + 12 * max(4, len(engines))
     high = max(max(c.values()) for c in cases.values()) * 1.05
     svg = Svg(900, top + height * len(cases) + 40, f'Attention on one {run["card"]}, bf16, TFLOP/s')
     for i, (_, colour, label) in enumerate(engines):
-        svg.rect(left + 140 * i - 60, 40, 12, 12, colour)
-        svg.text(left + 140 * i - 42, 50, label, 11)
+        svg.rect(20 + 160 * i, 40, 12, 12, colour)
+        svg.text(38 + 160 * i, 50, label, 11)
     for i, (where, values) in enumerate(cases.items()):
         kind, dim, mask, batch, seq, heads, kv_heads = where
         y = top + height * i
