@@ -87,7 +87,7 @@ template <class Kernel> void specials_of(AnyMask const& mask) {
   run("NaN in a key", [](In& in, Problem const&, int D, int) { at(in.k, 97, 1, D, 63) = nan_of_ones; });
   run("infinity in a key", [](In& in, Problem const&, int D, int) { at(in.k, 97, 1, D, 5) = INFINITY; });
   run("NaN and infinity in values", [](In& in, Problem const&, int, int E) {
-    at(in.v, 97, 1, E, 5) = NAN;
+    at(in.v, 97, 1, E, 5) = nan_of_ones;
     at(in.v, 60, 1, E, 5) = INFINITY;
   });
   run("NaN and infinities in dO", [](In& in, Problem const&, int, int E) {

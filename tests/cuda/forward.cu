@@ -47,8 +47,11 @@ void specials() {
   };
   for (AnyMask const& mask : {AnyMask{AnyMask::causal}, AnyMask{AnyMask::window, 20, 5}, AnyMask{AnyMask::full}}) {
     c.mask = mask;
-    run("NaN in a query",
-        [](DenseInputs<double>& in, Problem const&, int D, int) { at(in.q, 50, 1, D, 3) = nan_of_ones; });
+    run("NaN and infinity in queries", [](DenseInputs<double>& in, Problem const&, int D, int) {
+      at(in.q, 50, 1, D, 3) = nan_of_ones;
+      at(in.q, 70, 1, D, 3) = INFINITY;
+      at(in.q, 100, 1, D, 3) = nan_of_ones;  // under the window its first keys are not in the first tile
+    });
     run("NaN in a key",
         [](DenseInputs<double>& in, Problem const&, int D, int) { at(in.k, 97, 1, D, 63) = nan_of_ones; });
     run("infinity in a key",

@@ -101,6 +101,28 @@ template <class Precision, int columns> void check_products(int64_t dim_stride, 
     }
 }
 
+/// Finite numbers are rounded to tf32 in two ways, with the same bits: ties, subnormals, what becomes infinite, and
+/// any.
+__global__ void compare_roundings(unsigned* different) {
+  constexpr Word edges[] = {0,        1,        0xfff,      0x1000,     0x1fff,    0x3000,
+                            0x7fffff, 0x800000, 0x7f7fefff, 0x7f7ff000, 0x7f7fffff};
+  constexpr int count = int(sizeof edges / sizeof edges[0]);
+  unsigned found = 0;
+  for (unsigned i = threadIdx.x; i < 4096; i += 32) {
+    Word const any = i * 2654435761u ^ i << 7, x = (i < count ? edges[i] : any) ^ i << 31;
+    if (cuda::Mma<Fp32>::special(x)) continue;
+    float const f = __uint_as_float(x);
+    found += cuda::Mma<Fp32>::finite_to_tf32(f) != cuda::ptx::to_tf32(f);
+  }
+  different[threadIdx.x] = found;
+}
+void check_roundings() {
+  unsigned* const different = device_array<unsigned>(32);
+  compare_roundings<<<1, 32>>>(different);
+  CHECK_CUDA(cudaDeviceSynchronize());
+  for (unsigned n : host_copy(different, 32)) EXPECT(n == 0);
+}
+
 template <class Precision> void check_precision() {
   check_products<Precision, 32>(1, rows);
   check_products<Precision, 64>(1, 21);
@@ -114,6 +136,7 @@ int main() {
   check_precision<Fp16>();
   check_precision<Tf32>();
   check_precision<Fp32>();
+  check_roundings();
   std::printf(failures ? "%d wrong\n" : "right\n", failures);
   return failures != 0;
 }

@@ -12,7 +12,7 @@ struct Launch;
 
 /// Of one launch. Of PTX, as far as it was executed: ptxas merges and moves instructions, and polls depend on the seed.
 struct Counts {
-  uint64_t instructions = 0;   ///< by warps, but for branches, calls and exits
+  uint64_t instructions = 0;   ///< by warps, but for branches, calls and exits; cvt.rna.tf32 is four
   uint64_t tensor_flop = 0;    ///< of mma.sync
   uint64_t shared_cycles = 0;  ///< in which the 32 banks give or take a word each
   uint64_t shared_least = 0;   ///< ... if no two lanes wanted different words of a bank

@@ -115,7 +115,8 @@ template <> struct Mma<Tf32> : detail::Mma32 {
   /// The 8 columns of accumulator tile k, in pairs.
   template <bool finite = false, int n> __device__ static A of_sums(float const (&c)[n][4], int k) {
     float const(&x)[4] = c[k];
-    return {{ptx::to_tf32(x[0]), ptx::to_tf32(x[2]), ptx::to_tf32(x[1]), ptx::to_tf32(x[3])}};
+    Word const r[4] = {__float_as_uint(x[0]), __float_as_uint(x[2]), __float_as_uint(x[1]), __float_as_uint(x[3])};
+    return a<finite>(r);
   }
   template <int n> __device__ static A of_packed(float const (&c)[n][4], int k) { return of_sums<true>(c, k); }
   __device__ static void multiply(float (&c)[4], A const& a, B const& b) { ptx::mma_tf32(c, a.r, b.r); }

@@ -201,7 +201,7 @@ __launch_bounds__(Sizes<K, arch>::threads) void attend(__grid_constant__ Forward
     }
   }
 
-  bool finite_queries = true;
+  bool finite_queries = true;  // and the first keys
   for (int turn = 0; !block.tiles[turn % (stages + 1)].done(); ++turn) {
     KeyTile const& here = block.tiles[turn % (stages + 1)];
     typename S::Keys const k = keys(turn % stages);

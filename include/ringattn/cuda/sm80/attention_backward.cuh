@@ -86,8 +86,9 @@ RINGATTN_HIDDEN __global__ __launch_bounds__(BackwardSizes<K, arch>::threads,
     values.fill(p.v, p.v.at(block.b, block.k.local, block.kv_head), int(block.k.rows.count));
     fetch(0);
     ptx::wait_copies<0>();
-    bool const special = __syncthreads_or(keys.special() || (Mma::split && values.special()));
-    if (threadIdx.x == 0) block.special_keys = special;
+    bool const special = __syncthreads_or(keys.special());
+    bool const special_values = Mma::split && __syncthreads_or(values.special());
+    if (threadIdx.x == 0) block.special_keys = special, block.special_values = special_values;
   }
 
   // From shared memory, since sums of dQ need all registers: from the second barrier of a turn to the first of the
@@ -117,7 +118,8 @@ RINGATTN_HIDDEN __global__ __launch_bounds__(BackwardSizes<K, arch>::threads,
       int const first = (warp_column() * S::passes + pass) * depth;  // query
       float s[m][S::n][4], ds[m][S::n][4];                           // [key, query]
       multiply_scores<K::head_dim>(s, RowsAsA(keys, first_key()), RowsAsB(from_row(queries, first)), !careful);
-      multiply_scores<K::value_dim>(ds, RowsAsA(values, first_key()), RowsAsB(from_row(douts, first)), !careful);
+      multiply_scores<K::value_dim>(ds, RowsAsA(values, first_key()), RowsAsB(from_row(douts, first)),
+                                    !careful && !block.special_values);
       weigh_gradients(s, ds, stage(turn) + S::facts_at, !here.partial, pairs, first_key(), first, p.score, p.scale,
                       here.head);
       if (columns > 1 || careful) store_sums(p_tile, first_key(), first, s);
@@ -152,7 +154,8 @@ RINGATTN_HIDDEN __global__ __launch_bounds__(BackwardSizes<K, arch>::threads,
         add_products<columns>(dv, p_tile, first_key(), 0, q, douts, warp_column(), pairs);
         add_products<columns>(dk, ds_tile, first_key(), 0, q, queries, warp_column(), pairs);
       } else {
-        multiply<q>(dv, PairsAsA(p_tile, first_key()), every_columns_as_b<columns>(douts, warp_column()));
+        multiply<q, q, Mma::split>(dv, PairsAsA(p_tile, first_key()),
+                                   every_columns_as_b<columns>(douts, warp_column()));
         multiply<q, q, Mma::split>(dk, PairsAsA(ds_tile, first_key()),
                                    every_columns_as_b<columns>(queries, warp_column()));
       }

@@ -44,7 +44,8 @@ template <class K, int arch> struct BackwardSizes {
     int64_t tile, b, kv_head, end;  ///< end: of the heads of the group
     QueryTile met[4];               ///< in turn: of this turn, the next one, the one after, the last one
     Word turn;                      ///< the number of this turn
-    bool special_keys;              ///< is there an infinity or a NaN among the keys (of split products: or values)?
+    bool special_keys;              ///< is there an infinity or a NaN among the keys?
+    bool special_values;            ///< ... the values? Of split products only.
   };
 
   // Shared memory: keys, values, dS, P where warps share it, per stage queries, dO and facts, the Block.
