@@ -88,7 +88,10 @@ RINGATTN_HIDDEN __global__ __launch_bounds__(BackwardSizes<K, arch>::threads,
     ptx::wait_copies<0>();
     bool const special = __syncthreads_or(keys.special());
     bool const special_values = Mma::split && __syncthreads_or(values.special());
-    if (threadIdx.x == 0) block.special_keys = special, block.special_values = special_values;
+    if (threadIdx.x == 0) {
+      block.special_keys = special;
+      if (Mma::split) block.special_values = special_values;
+    }
   }
 
   // From shared memory, since sums of dQ need all registers: from the second barrier of a turn to the first of the
@@ -119,7 +122,7 @@ RINGATTN_HIDDEN __global__ __launch_bounds__(BackwardSizes<K, arch>::threads,
       float s[m][S::n][4], ds[m][S::n][4];                           // [key, query]
       multiply_scores<K::head_dim>(s, RowsAsA(keys, first_key()), RowsAsB(from_row(queries, first)), !careful);
       multiply_scores<K::value_dim>(ds, RowsAsA(values, first_key()), RowsAsB(from_row(douts, first)),
-                                    !careful && !block.special_values);
+                                    !careful && !(Mma::split && block.special_values));
       weigh_gradients(s, ds, stage(turn) + S::facts_at, !here.partial, pairs, first_key(), first, p.score, p.scale,
                       here.head);
       if (columns > 1 || careful) store_sums(p_tile, first_key(), first, s);
