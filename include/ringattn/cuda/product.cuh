@@ -162,7 +162,7 @@ template <class Mma, int m, int n> __device__ inline SumsAsA<Mma, m, n, true> pa
 /// c += A B over `depth`, `unroll` steps at a time (all of them where a factor lies in registers: those have no index
 /// at run time); c is this warp's: m tiles of 16 rows, n (even) of 8 columns, laid out as in ptx.cuh. B is finite where
 /// products are split; A is if `finite`.
-template <int depth, int unroll = depth, bool finite = false, int m, int n, class A, class B>
+template <int depth, bool finite = false, int unroll = depth, int m, int n, class A, class B>
 __device__ inline void multiply(float (&c)[m][n][4], A const& a, B const& b) {
   using M = typename A::Mma;
   static_assert(n % 2 == 0 && depth % M::depth == 0, "ringattn: columns in steps of 16, depth in steps of an mma");
@@ -230,13 +230,13 @@ __device__ inline void multiply_scores(float (&c)[m][n][4], A const& a, B const&
   if constexpr (!M::split) {
     // As many steps at a time as there are registers for.
     if constexpr (m * n >= 32)
-      multiply<depth, 1>(c, a, b);
+      multiply<depth, false, 1>(c, a, b);
     else if constexpr (depth / M::depth <= 4)
       multiply<depth>(c, a, b);
     else if constexpr (m * n >= 16)
       multiply_ahead<depth>(c, a, b);
     else
-      multiply<depth, 2>(c, a, b);
+      multiply<depth, false, 2>(c, a, b);
   } else {
     float low[m][n][4] = {};
     constexpr int unroll = finite ? depth / M::depth : 1;  // the other one is for what happens rarely

@@ -142,8 +142,7 @@ RINGATTN_HIDDEN __global__ __launch_bounds__(BackwardSizes<K, arch>::threads,
           __syncwarp();
           add_products(dk, ds_tile, first_key(), first, depth, queries, 0, pairs);
         } else {
-          multiply<depth, depth, Mma::split>(dk, sums_as_a<Mma>(ds),
-                                             ColumnsAsB(from_row(queries, first)));  // [key, head_dim]
+          multiply<depth, Mma::split>(dk, sums_as_a<Mma>(ds), ColumnsAsB(from_row(queries, first)));  // [key, head_dim]
         }
       } else {
         store_sums(ds_tile, first_key(), first, ds);
@@ -157,10 +156,9 @@ RINGATTN_HIDDEN __global__ __launch_bounds__(BackwardSizes<K, arch>::threads,
         add_products<columns>(dv, p_tile, first_key(), 0, q, douts, warp_column(), pairs);
         add_products<columns>(dk, ds_tile, first_key(), 0, q, queries, warp_column(), pairs);
       } else {
-        multiply<q, q, Mma::split>(dv, PairsAsA(p_tile, first_key()),
-                                   every_columns_as_b<columns>(douts, warp_column()));
-        multiply<q, q, Mma::split>(dk, PairsAsA(ds_tile, first_key()),
-                                   every_columns_as_b<columns>(queries, warp_column()));
+        multiply<q, Mma::split>(dv, PairsAsA(p_tile, first_key()), every_columns_as_b<columns>(douts, warp_column()));
+        multiply<q, Mma::split>(dk, PairsAsA(ds_tile, first_key()),
+                                every_columns_as_b<columns>(queries, warp_column()));
       }
       if (S::stages == 1) __syncthreads();  // nobody reads these queries and dO any more
     }
@@ -176,8 +174,8 @@ RINGATTN_HIDDEN __global__ __launch_bounds__(BackwardSizes<K, arch>::threads,
       if (careful)
         add_products_transposed<S::dq_columns>(dq, ds_tile, 16 * image(), keys, dq_column(), part * S::dq, pairs);
       else
-        multiply<kv, kv, Mma::split>(dq, ColumnsAsA(ds_tile, 16 * image()),
-                                     every_columns_as_b<S::dq_columns>(keys, dq_column(), part * S::dq));
+        multiply<kv, Mma::split>(dq, ColumnsAsA(ds_tile, 16 * image()),
+                                 every_columns_as_b<S::dq_columns>(keys, dq_column(), part * S::dq));
       if (adding == Adding::in_turn && part == 0) {
         if (ptx::lane() == 0)
           while (ptx::load_acquire(turn_of(now())) != Word(now().before + 1)) ptx::pause();
