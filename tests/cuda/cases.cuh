@@ -4,6 +4,7 @@
 #pragma once
 
 #include <bit>
+#include <utility>
 
 #include "forward.cuh"
 
@@ -54,6 +55,12 @@ inline Case small_case() {
 /// One of which several tiles are needed.
 inline Case longer_case() {
   return {.problem = {1, 140, 140, 1, 1}, .mask = {AnyMask::causal}, .q_rows = rows_of(140), .steps = zigzag(140, 2)};
+}
+
+/// f.operator()<head_dim>() for all of them.
+template <class F> void each_head_dim(F f) {
+  [&]<int... head_dim>(std::integer_sequence<int, head_dim...>) { (f.template operator()<head_dim>(), ...); }
+  (std::integer_sequence<int, 32, 64, 96, 128, 192, 256>{});
 }
 
 /// A NaN of which half a unit more would make a zero.

@@ -14,22 +14,12 @@ struct TwoStages {
 };
 
 void whole() {
-  Case const c = whole_case();
-  check_forward<K<32>>("whole tiles", c);
-  check_forward<K<64>>("whole tiles", c);
-  check_forward<K<96>>("whole tiles", c);
-  check_forward<K<128>>("whole tiles", c);
-  check_forward<K<192>>("whole tiles", c);
-  check_forward<K<256>>("whole tiles", c);
+  each_head_dim([]<int head_dim>() { check_forward<K<head_dim>>("whole tiles", whole_case()); });
 }
 
 void shapes() {
   Case const c = small_case();
-  check_forward<K<32>>("shape", c);
-  check_forward<K<96>>("shape", c);
-  check_forward<K<128>>("shape", c);
-  check_forward<K<192>>("shape", c);
-  check_forward<K<256>>("shape", c);
+  each_head_dim([&]<int head_dim>() { check_forward<K<head_dim>>("shape", c); });
   check_forward<K<192, 128>>("shape", c);
   Case small = c;
   small.shared_limit = 99 * 1024;

@@ -109,7 +109,7 @@ __global__ void compare_roundings(unsigned* different) {
   constexpr int count = int(sizeof edges / sizeof edges[0]);
   unsigned found = 0;
   for (unsigned i = threadIdx.x; i < 4096; i += 32) {
-    Word const any = i * 2654435761u ^ i << 7, x = (i < count ? edges[i] : any) ^ i << 31;
+    Word const any = i * 2654435761u ^ i << 7, x = (i < 2 * count ? edges[i / 2] : any) ^ i << 31;
     if (cuda::Mma<Fp32>::special(x)) continue;
     float const f = __uint_as_float(x);
     found += cuda::Mma<Fp32>::finite_to_tf32(f) != cuda::ptx::to_tf32(f);

@@ -4,7 +4,8 @@
 // `a`, `b` make fragments of words as they lie in memory; a<true> and b<true> take finite numbers only. `of_sums` makes
 // the A fragment of an accumulator, so that one product's result is the next one's left factor without leaving the
 // registers. For 32-bit elements it takes the depth in pairs: slot t is column 2t, slot t + 4 column 2t + 1. What it is
-// multiplied with must be loaded in the same order (product.cuh: ColumnsAsA, ColumnsAsB do so).
+// multiplied with must be loaded in the same order (product.cuh: ColumnsAsA, ColumnsAsB do so). `of_packed` takes the
+// weights of rows: where one is NaN or infinite its row ends as NaN, so that they may be taken as finite.
 #pragma once
 
 #include "../policy/precision.hpp"
@@ -36,8 +37,7 @@ template <class Format> struct Mma16 : Format {
     float const(&x)[4] = c[2 * k], (&y)[4] = c[2 * k + 1];
     return {{Format::pack(x[0], x[1]), Format::pack(x[2], x[3]), Format::pack(y[0], y[1]), Format::pack(y[2], y[3])}};
   }
-  /// Two weights of a row that will be factors only: rounded, both in the register of the first. Where one is NaN, so
-  /// is the row, whatever becomes of it here.
+  /// Two weights of a row that will be factors only: rounded, both in the register of the first.
   __device__ static void pack(float& x, float y) { x = __uint_as_float(Format::pack(x, y)); }
   template <int n> __device__ static A of_packed(float const (&c)[n][4], int k) {
     float const(&x)[4] = c[2 * k], (&y)[4] = c[2 * k + 1];
