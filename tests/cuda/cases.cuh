@@ -76,9 +76,14 @@ template <class Check> void odd_shapes(Check check) {
       "few queries, groups of 4 heads",
       Case{
           .problem = {1, 3, 200, 4, 1}, .mask = {AnyMask::causal, 197}, .q_rows = rows_of(3), .steps = zigzag(200, 2)});
-  std::vector<Rows> many;
+  std::vector<Rows> many, far;
   for (int64_t i = 0; i < 40; ++i) many.push_back({i * 5, 1, 5});
   check("40 runs", Case{.problem = {1, 200, 200, 1, 1}, .mask = {AnyMask::causal}, .q_rows = many, .steps = {many}});
+  // A tile per run: those that see each other lie in two places, more tiles apart than a warp has lanes.
+  for (int64_t odd : {0, 1})
+    for (int64_t i = 0; i < 40; ++i) far.push_back({4 * i + 2 * odd, 1, 2});
+  check("far apart",
+        Case{.problem = {1, 160, 160, 1, 1}, .mask = {AnyMask::window, 6, 2}, .q_rows = far, .steps = {far}});
 }
 
 template <class Check> void every_input(Check check) {

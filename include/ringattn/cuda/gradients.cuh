@@ -13,15 +13,6 @@ namespace ringattn::inline RINGATTN_ABI::cuda {
 
 // ---------------------------------------------------------------- who meets whom
 
-/// The largest i of 0 .. last for which f holds, or -1: 32 at a time. All lanes of a warp ask together.
-template <class F> __device__ inline int64_t last_of(int64_t last, F f) {
-  for (; last >= 0; last -= 32) {
-    int64_t const i = last - ptx::lane();
-    if (unsigned const found = __ballot_sync(~0u, i >= 0 && f(i))) return last - (__ffs(int(found)) - 1);
-  }
-  return -1;
-}
-
 /// A tile of keys meets one tile of queries after the other, from the last to the first, each with every head that
 /// shares the keys.
 ///
@@ -52,15 +43,16 @@ struct QueryTile {
       if (c != Coverage::none && (tile == 0 || mask.coverage(at.rows, earlier_keys) != Coverage::none))
         return set(q, k, keys, c, at, first_head, i, tile - 1);
     }
-    int64_t const i = last_of((last ? last->index : q.tiles()) - 1,
-                              [&](int64_t j) { return mask.coverage(q.tile(j).rows, keys) != Coverage::none; });
+    int64_t const left = last ? last->index : q.tiles();
+    int64_t const i =
+        first_of<-1>(left - 1, left, [&](int64_t j) { return mask.coverage(q.tile(j).rows, keys) != Coverage::none; });
     if (i < 0) {
       if (ptx::lane() == 0) head = end, index = 0;
       return;
     }
     RowTile const at = q.tile(i);
-    int64_t const earlier =
-        last_of(tile - 1, [&](int64_t j) { return mask.coverage(at.rows, k.tile(j).rows) != Coverage::none; });
+    int64_t const earlier = first_of<-1>(
+        tile - 1, tile, [&](int64_t j) { return mask.coverage(at.rows, k.tile(j).rows) != Coverage::none; });
     set(q, k, keys, mask.coverage(at.rows, keys), at, first_head, i, earlier);
   }
 

@@ -7,6 +7,7 @@
 
 #include "../rows.hpp"
 #include "launch.hpp"
+#include "ptx.cuh"
 
 namespace ringattn::inline RINGATTN_ABI::cuda {
 
@@ -99,6 +100,17 @@ class RunTable {
   int count_ = 0, tile_ = 1;
   Run run_[capacity] = {};
 };
+
+/// The first of `count` numbers i = begin, begin + by, ... for which f holds, or -1: 32 at a time. All lanes of a warp
+/// ask together.
+template <int by, class F> __device__ inline int64_t first_of(int64_t begin, int64_t count, F f) {
+  for (int64_t n = 0; n < count; n += 32) {
+    int64_t const mine = n + ptx::lane();
+    if (unsigned const found = __ballot_sync(~0u, mine < count && f(begin + by * mine)))
+      return begin + by * (n + __ffs(int(found)) - 1);
+  }
+  return -1;
+}
 
 namespace detail {
 

@@ -14,7 +14,7 @@ namespace ringattn::inline RINGATTN_ABI::cuda {
 /// no key, whose maximum is -inf.
 inline constexpr float lowest = std::numeric_limits<float>::lowest();
 
-/// A key tile that a tile of queries sees. Lies in shared memory and is found by one thread, for which the others wait.
+/// A key tile that a tile of queries sees. Lies in shared memory and is found by one warp, for which the others wait.
 struct KeyTile : RowTile {
   int64_t index;  ///< in the run table; rows.count is 0 if there are no more tiles
   bool partial;   ///< there are pairs that do not count: masked, or past the end of the run
@@ -22,26 +22,28 @@ struct KeyTile : RowTile {
   __device__ bool done() const { return rows.count == 0; }
   __device__ int count() const { return int(rows.count); }
 
-  /// The first one after `last` (null: of all), in local order.
+  /// The first one after `last` (null: of all), in local order. All lanes of a warp call it.
   template <class Mask>
   __device__ void find(RunTable const& runs, Mask const& mask, Rows const& q, KeyTile const* last) {
     int64_t i = last ? last->index + 1 : 0;
+    RowTile tile{};
+    Coverage seen = Coverage::none;
     if (i < runs.tiles()) {
-      RowTile tile = last ? runs.next(*last, i) : runs.tile(i);
-      for (;;) {
-        Coverage const c = mask.coverage(q, tile.rows);
-        if (c != Coverage::none) {
-          static_cast<RowTile&>(*this) = tile;
-          index = i;
-          partial = c == Coverage::partial || rows.count < runs.tile_size();
-          return;
-        }
-        if (++i == runs.tiles()) break;
-        tile = runs.next(tile, i);
+      // Nearly always it is the tile next to the last.
+      tile = last ? runs.next(*last, i) : runs.tile(i);
+      seen = mask.coverage(q, tile.rows);
+      if (seen == Coverage::none) {
+        i = first_of<1>(i + 1, runs.tiles() - i - 1,
+                        [&](int64_t j) { return mask.coverage(q, runs.tile(j).rows) != Coverage::none; });
+        tile = i < 0 ? RowTile{} : runs.tile(i);
+        seen = i < 0 ? Coverage::none : mask.coverage(q, tile.rows);
       }
     }
-    rows.count = 0;
-    index = runs.tiles();
+    if (ptx::lane() == 0) {
+      static_cast<RowTile&>(*this) = tile;
+      index = seen == Coverage::none ? runs.tiles() : i;
+      partial = seen == Coverage::partial || tile.rows.count < runs.tile_size();
+    }
   }
 };
 

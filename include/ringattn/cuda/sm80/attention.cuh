@@ -31,8 +31,8 @@ template <class K, int arch> struct Sizes {
   using Keys = SharedTile<Mma, tile.kv, K::head_dim, threads>;
   using Values = SharedTile<Mma, tile.kv, K::value_dim, threads>;
 
-  /// What the threads of a block have in common; thread 0 keeps it. It lies in shared memory, where it takes none of
-  /// the registers that accumulators need.
+  /// What the threads of a block have in common; its first warp keeps it. It lies in shared memory, where it takes none
+  /// of the registers that accumulators need.
   struct Block {
     Rows q;            ///< global positions of the queries
     int64_t b, local;  ///< of the queries: batch entry, first local row
@@ -151,8 +151,12 @@ __launch_bounds__(Sizes<K, arch>::threads) void attend(__grid_constant__ Forward
       block.panel = place.panel;
       block.k = p.k.at(place.b, 0, place.head / p.group);
       block.v = p.v.at(place.b, 0, place.head / p.group);
-      for (int i = 0; i < stages; ++i)
+    }
+    if (warp() == 0) {
+      for (int i = 0; i < stages; ++i) {
         block.tiles[i].find(p.k_runs, p.mask, mine.rows, i == 0 ? nullptr : &block.tiles[i - 1]);
+        __syncwarp();
+      }
     }
   }
   __syncthreads();
@@ -216,7 +220,7 @@ __launch_bounds__(Sizes<K, arch>::threads) void attend(__grid_constant__ Forward
       __syncthreads();
     }
     fetch_values(turn + stages - 1);
-    if (threadIdx.x == 0)
+    if (warp() == 0)
       block.tiles[(turn + stages) % (stages + 1)].find(p.k_runs, p.mask, block.q,
                                                        &block.tiles[(turn + stages - 1) % (stages + 1)]);
     float s[m][n][4];  // [q, kv]
