@@ -19,6 +19,10 @@ struct ManyKeys : DefaultTiles {
     return {.q = 32, .kv = 64, .stages = 2, .warps = 4, .keys_per_warp = 32};
   }
 };
+/// One warp for 128 queries.
+struct OneWarp : DefaultTiles {
+  constexpr Tile backward(int, int, int, int) const { return {.q = 128, .kv = 16, .stages = 1, .warps = 1}; }
+};
 /// More queries than warps.
 struct FewWarps : DefaultTiles {
   constexpr Tile backward(int, int, int, int) const { return {.q = 64, .kv = 32, .stages = 1, .warps = 2}; }
@@ -44,6 +48,7 @@ void tiles() {
       .problem = {2, 150, 150, 2, 1}, .mask = {AnyMask::causal}, .q_rows = rows_of(150), .steps = zigzag(150, 2)};
   check_backward<K<64, 64, Plain, SmallTiles>>("small tiles", c);
   check_backward<K<64, 64, Plain, FewWarps>>("few warps", c);
+  check_backward<K<64, 64, Plain, OneWarp>>("one warp", c);
   check_backward<K<64, 64, Plain, ManyKeys>>("32 keys a warp", c);
   check_backward<K<64, 64, SoftCap>>("score", c);
   odd_shapes(check);

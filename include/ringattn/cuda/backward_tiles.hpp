@@ -53,7 +53,7 @@ struct Backward {
   /// As few as fit; at least 16 queries in each.
   constexpr int passes() const {
     int n = 1;
-    while (registers(n) > registers_of_thread && tile.q / query_columns() / n >= 32) n *= 2;
+    while (registers(n) > registers_of_thread(tile.warps) && tile.q / query_columns() / n >= 32) n *= 2;
     return n;
   }
   /// Per block: keys, values, `stages` tiles each of queries and dO with two numbers per row, dS, and P where warps
@@ -72,7 +72,7 @@ struct Backward {
     return head_dim % (16 * columns()) == 0 && value_dim % (16 * columns()) == 0 && head_dim % (16 * dq_columns()) == 0;
   }
   constexpr bool fits(int shared) const {
-    return well_formed() && registers(passes()) <= registers_of_thread && shared_bytes() <= shared;
+    return well_formed() && registers(passes()) <= registers_of_thread(tile.warps) && shared_bytes() <= shared;
   }
 };
 
@@ -113,8 +113,13 @@ namespace detail {
 
 /// The arithmetic stands in the name of this type, which compilers print with the message.
 template <int q, int kv, int stages, int warps, int keys, int head_dim, int value_dim, int element_bytes,
-          int shared_bytes_needed, int shared_bytes_there>
+          int registers_needed, int registers_there, int shared_bytes_needed, int shared_bytes_there>
 struct FitOfBackwardTile {
+  static_assert(registers_needed <= registers_there,
+                "ringattn: Tile of the backward pass needs more registers per thread than there are: (head_dim + "
+                "value_dim) / 2 (dK and dV) and q (scores and their gradients; three halves of it for fp32) per 16 "
+                "keys of a warp, over the warps that share them, and 60 to 110 for the rest, where 8 warps and fewer "
+                "have 255, 16 warps 128; lower kv or take more warps, up to 8");
   static_assert(shared_bytes_needed <= shared_bytes_there,
                 "ringattn: Tile of the backward pass needs more shared memory than a block can have on any card: "
                 "element_bytes * ((kv + stages * q) * (head_dim + value_dim) + kv * q, twice if warps > kv / keys) + "
@@ -141,7 +146,8 @@ template <class K, int arch> consteval Tile checked_backward_tile() {
                 "keys_per_warp 16, 32 or 0 and at most kv, warps at least kv over it (32 for 0), stages 1 or 2, "
                 "and head_dim and value_dim divide among the warps by 16");
   static_assert(detail::FitOfBackwardTile < t.q, t.kv, t.stages, t.warps, b.well_formed() ? 16 * b.fragments() : 0,
-                K::head_dim, K::value_dim, bytes, b.well_formed() ? b.shared_bytes() : 0,
+                K::head_dim, K::value_dim, bytes, b.well_formed() ? b.registers(b.passes()) : 0,
+                budget::registers_of_thread(t.warps), b.well_formed() ? b.shared_bytes() : 0,
                 budget::most_shared_bytes > ::checked);
   return t;
 }

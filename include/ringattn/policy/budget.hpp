@@ -25,8 +25,13 @@ constexpr int shared_bytes_of(int arch) {
 /// one that needs less may still be too large for the card at hand, which is known at run time only.
 inline constexpr int most_shared_bytes = shared_bytes_of(90);
 
-/// What the hardware gives one thread.
-inline constexpr int registers_of_thread = 255;
+/// What the hardware gives one thread of a block of so many warps: by eights, of 65,536 for all.
+constexpr int registers_of_thread(int warps) {
+  int const all = 65536 / (32 * (warps > 0 ? warps : 1)) / 8 * 8;
+  return all < 255 ? all : 255;
+}
+static_assert(registers_of_thread(8) == 255 && registers_of_thread(16) == 128 && registers_of_thread(32) == 64);
+
 /// Addresses, counters, the running maximum and sum, and what the compiler needs to keep loads in flight.
 inline constexpr int registers_aside = 35;
 
@@ -60,7 +65,7 @@ struct Forward {
            tile.kv % 16 == 0 && tile.warps <= 32;
   }
   constexpr bool fits(int shared) const {
-    return well_formed() && registers() <= registers_of_thread && shared_bytes() <= shared;
+    return well_formed() && registers() <= registers_of_thread(tile.warps) && shared_bytes() <= shared;
   }
 };
 

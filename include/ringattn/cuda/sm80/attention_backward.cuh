@@ -65,9 +65,11 @@ RINGATTN_HIDDEN __global__ __launch_bounds__(BackwardSizes<K, arch>::threads,
                                             int(at.queries.rows.count));
       typename S::Douts{stage(turn) + S::douts_at}.fill(p.dout, p.dout.at(block.b, at.queries.local, at.head),
                                                         int(at.queries.rows.count));
-      if (int const i = ptx::thread() * 16; i < S::facts_bytes)
-        ptx::copy_16(stage(turn) + Word(S::facts_at + i),
-                     reinterpret_cast<char const*>(p.work.facts + p.panel(block.b, at) * q) + i, true);
+#pragma unroll
+      for (int first = 0; first < S::facts_bytes; first += 16 * S::threads)
+        if (int const i = first + ptx::thread() * 16; i < S::facts_bytes)
+          ptx::copy_16(stage(turn) + Word(S::facts_at + i),
+                       reinterpret_cast<char const*>(p.work.facts + p.panel(block.b, at) * q) + i, true);
     }
     ptx::commit_copies();
   };
