@@ -216,6 +216,16 @@ struct OtherScore : P0 {
   using Score = Renamed;
 };
 
+/// A card of which the others' backward pass would not fit.
+struct SmallCard : Cpu {
+  int q = 64;
+  template <class K> Tile attend_tile() const { return K::tile(0); }
+  template <class K> Tile attend_backward_tile() const { return {.q = q, .kv = 32}; }
+};
+struct OnCards : P0 {
+  using Backend = SmallCard;
+};
+
 template <class P> void plan_only(InProcess& comm, PlanOptions<P> const& options) {
   Cpu cpu;
   RingAttention<P>(cpu, comm, options);
@@ -262,6 +272,25 @@ class Scarce : public std::pmr::memory_resource {
 };
 
 }  // namespace
+
+TEST_CASE("faults: cards that need other tiles for gradients name them, and attend together") {
+  for (bool backward : {true, false}) {
+    std::atomic<int> refused{0};
+    run_ranks(3,
+              [&](InProcess& comm) {
+                SmallCard card;
+                if (comm.rank() == 1) card.q = 16;
+                try {
+                  RingAttention<OnCards>(card, comm, {.problem = {.seq = 24, .heads = 2}, .backward = backward});
+                } catch (Error const& e) {
+                  refused += e.code() == ErrorCode::contract_mismatch && e.argument() == "backward tile" &&
+                             e.expected() == "64 x 32 as on ranks 0, 2" && e.actual() == "16 x 32 on rank 1";
+                }
+              },
+              {.deadline = 10s});
+    CHECK(refused == (backward ? 3 : 0));
+  }
+}
 
 TEST_CASE("faults: a rank throws in its first, a middle and its last step") {
   every_place<FaultyPolicy>(Fault::throws);

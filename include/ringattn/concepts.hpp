@@ -186,6 +186,14 @@ concept AttendsInParts = requires(B& b, AttendStep<K, typename B::Space> const& 
   b.template step<K>(step, part);
 };
 
+/// A backend whose tiles depend on the device at hand. Both decide the order of additions: ranks compare them, and plan
+/// only if all have the same ones.
+template <class B, class K>
+concept KnowsTiles = requires(B const& b) {
+  { b.template attend_tile<K>() } -> std::same_as<Tile>;
+  { b.template attend_backward_tile<K>() } -> std::same_as<Tile>;
+};
+
 /// Backward attention: `begin_backward` computes the row sums dO . O and clears dQ, `step_backward` adds to dQ and
 /// overwrites dk, dv with this block's contribution, `finish_backward` writes dQ. `accumulate(mine, arriving, sum)`
 /// writes sum = Wire(mine + arriving) (arriving may be null: sum = Wire(mine)); sum may be arriving.

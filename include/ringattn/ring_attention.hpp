@@ -40,8 +40,13 @@ template <class P> class RingAttention {
     guarded_plan([&] {
       Ring const here{comm.rank(), comm.size()};
       std::optional<Error> error;
-      if (auto thrown = attempt(here.rank, [&] { error = detail::wrong_options(options, here); })) error = thrown;
-      agree(comm, contract(options, here, error.has_value()), error, "plan: handshake");
+      Contract mine;  // objects that failed their own checks are not asked for fingerprints
+      if (auto thrown = attempt(here.rank, [&] {
+            error = detail::wrong_options(options, here);
+            if (!error) mine = contract(options, here, backend);
+          }))
+        error = thrown;
+      agree(comm, mine, error, "plan: handshake");
       error = attempt(here.rank, [&] {
         plan_ = make_plan(options, here);
         engine_ = std::make_unique<Engine<typename P::Strategy, P>>(backend, comm, *plan_, options.workspace);
@@ -126,11 +131,23 @@ template <class P> class RingAttention {
     return o.commit == Commit::all;
   }
 
-  /// Objects that failed their own checks are not asked for fingerprints.
-  static Contract contract(Options const& o, Ring here, bool invalid) {
+  /// The tiles of this rank's device, which may depend on more than the type of the backend.
+  static Tile tile(Backend const& backend) {
+    if constexpr (KnowsTiles<Backend, Kernel>)
+      return backend.template attend_tile<Kernel>();
+    else
+      return Kernel::tile(Backend::arch);
+  }
+  static Tile backward_tile(Backend const& backend) {
+    if constexpr (KnowsTiles<Backend, Kernel> && AttendsBackward<Backend, Kernel>)
+      return backend.template attend_backward_tile<Kernel>();
+    else
+      return tile(backend);
+  }
+
+  static Contract contract(Options const& o, Ring here, Backend const& backend) {
     Problem const p = o.problem.resolved();
     Contract c;
-    if (invalid) return c;
     auto& v = c.value;
     v[Contract::version] = RINGATTN_VERSION;
     v[Contract::ring_size] = std::uint64_t(here.size);
@@ -148,9 +165,10 @@ template <class P> class RingAttention {
     v[Contract::kv_shard] = o.kv_shard.fingerprint();
     v[Contract::scale] = std::bit_cast<std::uint64_t>(scale_of(o));
     v[Contract::strategy] = fingerprint_of(P::Strategy::name);
-    v[Contract::kv_tile] = std::uint64_t(Kernel::tile(Backend::arch).kv);
+    v[Contract::kv_tile] = std::uint64_t(tile(backend).kv);
     v[Contract::commit] = votes(o);
     v[Contract::backward] = o.backward;
+    v[Contract::backward_tile] = o.backward ? Contract::both(backward_tile(backend)) : 0;
     return c;
   }
 

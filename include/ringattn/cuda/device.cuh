@@ -61,7 +61,7 @@ concept HasBackward = requires {
 /// work can be thrown by any call, as Error{device}. Kernels may be captured in a CUDA graph. One thread at a time may
 /// use an object; several objects, on several devices or on one, are independent. The calling thread's current device
 /// is left as it was. `Arch`: `number`, its compute capability times 10, and the templates Forward<K> and Backward<K>,
-/// perhaps also AtomicBackward<K>. `Gradients`: OrderedGradients or AtomicGradients.
+/// perhaps also AtomicBackward<K> (cuda/sm80 shows what they have). `Gradients`: OrderedGradients or AtomicGradients.
 template <class Arch = sm80, class Gradients = OrderedGradients> class Cuda {
   static_assert(cuda::detail::is_gradients<Gradients>,
                 "ringattn: Cuda<Arch, Gradients>: Gradients is OrderedGradients (the default: the same bits at every "
@@ -152,6 +152,15 @@ template <class Arch = sm80, class Gradients = OrderedGradients> class Cuda {
   template <class K> static constexpr size_t attend_bytes(AttendShape const& shape) {
     return Arch::template Forward<K>::bytes(shape);
   }
+  /// The tiles that this card's shared memory leaves, which ranks compare: what they do in which order follows from
+  /// them. Throws Error{invalid_argument} if a policy's tiles do not fit on this card.
+  template <class K>
+  requires requires(cuda::Launch const& l) { Arch::template Forward<K>::tile(l); }
+  Tile attend_tile() const { return Arch::template Forward<K>::tile(shared_->launch); }
+  template <class K>
+  requires requires(cuda::Launch const& l) { Arch::template Backward<K>::tile(l); }
+  Tile attend_backward_tile() const { return Arch::template Backward<K>::tile(shared_->launch); }
+
   /// Workspace of a backward pass.
   template <class K> static constexpr size_t attend_backward_bytes(AttendShape const& shape) {
     return Gradient<K>::Backward::bytes(shape);

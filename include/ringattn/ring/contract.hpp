@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "../rows.hpp"
 #include "wait.hpp"
 
 namespace ringattn::inline RINGATTN_ABI {
@@ -37,21 +38,27 @@ struct Contract {
     kv_tile,
     commit,
     backward,
+    backward_tile,
     fields,
   };
   static constexpr char const* name[fields] = {
-      "version",  "ring size", "batch",     "seq",    "kv_seq",   "heads", "kv_heads",
-      "head_dim", "value_dim", "precision", "mask",   "score",    "shard", "kv_shard",
-      "scale",    "strategy",  "tile.kv",   "commit", "backward",
+      "version",  "ring size", "batch",     "seq",    "kv_seq",   "heads",         "kv_heads",
+      "head_dim", "value_dim", "precision", "mask",   "score",    "shard",         "kv_shard",
+      "scale",    "strategy",  "tile.kv",   "commit", "backward", "backward tile",
   };
   std::array<std::uint64_t, fields> value{};
 
-  /// A field as a reader wants it: fingerprints in hex, scale as a number.
+  /// Of the backward pass: queries and keys both decide in what order gradients are summed.
+  static constexpr std::uint64_t both(Tile t) { return std::uint64_t(t.q) << 32 | std::uint32_t(t.kv); }
+
+  /// A field as a reader wants it: fingerprints in hex, scale as a number, tiles as queries x keys.
   static std::string text(int field, std::uint64_t v) {
     if (field == scale) {
       char digits[32];  // all of them: scales that differ must not look alike
       return {digits, std::to_chars(digits, digits + sizeof digits, std::bit_cast<double>(v)).ptr};
     }
+    if (field == backward_tile)
+      return v == 0 ? "none" : std::to_string(v >> 32) + " x " + std::to_string(std::uint32_t(v));
     bool const hash = field == precision || field == mask || field == score || field == shard || field == kv_shard ||
                       field == strategy;
     if (!hash) return std::to_string(std::int64_t(v));

@@ -318,6 +318,10 @@ template <class K> struct Forward {
   static_assert(K::head_dim % 32 == 0 && K::value_dim % 32 == 0,
                 "ringattn: Cuda<sm80> computes attention for head_dim and value_dim in multiples of 32");
 
+  /// What fits on a card.
+  static Tile tile(Launch const& where) {
+    return with_arch(where, []<int arch>(std::integral_constant<int, arch>) { return tile_of<K, arch>; });
+  }
   /// Bytes of state for a plan on any card.
   static size_t bytes(AttendShape const& shape) {
     auto const of = [&]<int arch>(std::integral_constant<int, arch>) {
@@ -400,14 +404,14 @@ template <class K> struct Forward {
   };
 
   /// f(arch) for the tiles that the card has the shared memory for. Throws Error{invalid_argument} if it has for none.
-  template <class F> static void with_arch(Launch const& where, F f) {
+  template <class F> static auto with_arch(Launch const& where, F f) {
     if constexpr (tile_of<K, 80> != tile_of<K, 86>)
       if (size_t(Sizes<K, 80>::shared) > where.shared_limit) {
         check_shared(Sizes<K, 86>::shared, "Tiles", where);
         return f(std::integral_constant<int, 86>{});
       }
     check_shared(Sizes<K, 80>::shared, "Tiles", where);
-    f(std::integral_constant<int, 80>{});
+    return f(std::integral_constant<int, 80>{});
   }
 
   static dim3 blocks(int64_t count) {

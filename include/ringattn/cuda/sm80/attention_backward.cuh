@@ -220,6 +220,10 @@ template <class K, Adding adding = Adding::in_turn> struct Backward {
   static_assert(K::head_dim % 32 == 0 && K::value_dim % 32 == 0,
                 "ringattn: Cuda<sm80> computes attention for head_dim and value_dim in multiples of 32");
 
+  /// What fits on a card.
+  static Tile tile(Launch const& where) {
+    return with_arch(where, []<int arch>(std::integral_constant<int, arch>) { return backward_tile_of<K, arch>; });
+  }
   /// Bytes of state for a plan on any card.
   static size_t bytes(AttendShape const& shape) {
     auto const of = [&]<int arch>(std::integral_constant<int, arch>) {
@@ -305,14 +309,14 @@ template <class K, Adding adding = Adding::in_turn> struct Backward {
   };
 
   /// f(arch) for the tiles that the card has the shared memory for. Throws Error{invalid_argument} if it has for none.
-  template <class F> static void with_arch(Launch const& where, F f) {
+  template <class F> static auto with_arch(Launch const& where, F f) {
     if constexpr (backward_tile_of<K, 80> != backward_tile_of<K, 86>)
       if (size_t(BackwardSizes<K, 80>::shared) > where.shared_limit) {
         check_shared(BackwardSizes<K, 86>::shared, "Tiles of the backward pass", where);
         return f(std::integral_constant<int, 86>{});
       }
     check_shared(BackwardSizes<K, 80>::shared, "Tiles of the backward pass", where);
-    f(std::integral_constant<int, 80>{});
+    return f(std::integral_constant<int, 80>{});
   }
 
   static dim3 blocks(int64_t count) {
