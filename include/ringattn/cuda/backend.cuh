@@ -8,6 +8,8 @@
 
 namespace ringattn::inline RINGATTN_ABI {
 
+inline namespace RINGATTN_CARDS {
+
 /// Devices of compute capability 8.0 and up: mma.sync, cp.async, ldmatrix.
 struct sm80 {
   static constexpr int number = 80;
@@ -15,6 +17,8 @@ struct sm80 {
   template <class K> using Backward = cuda::sm80::Backward<K>;
   template <class K> using AtomicBackward = cuda::sm80::Backward<K, cuda::sm80::Adding::atomic>;
 };
+
+}  // namespace RINGATTN_CARDS
 
 static_assert(DeviceBackend<Cuda<sm80>> && DeviceBackend<Cuda<sm80, AtomicGradients>>);
 

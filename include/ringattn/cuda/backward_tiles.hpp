@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "../policy/budget.hpp"
+#include "cards.hpp"
 
 namespace ringattn::inline RINGATTN_ABI {
 namespace budget {
@@ -108,7 +109,7 @@ constexpr Tile backward_tile(int shared, int head_dim, int value_dim, int elemen
 
 }  // namespace budget
 
-namespace cuda {
+namespace cuda::inline RINGATTN_CARDS {
 namespace detail {
 
 /// The arithmetic stands in the name of this type, which compilers print with the message.

@@ -8,7 +8,7 @@
 #include "../tensor.hpp"
 #include "launch.hpp"
 
-namespace ringattn::inline RINGATTN_ABI::cuda {
+namespace ringattn::inline RINGATTN_ABI::cuda::inline RINGATTN_CARDS {
 
 /// Rounds to the element type of the target; what has it already is copied bit by bit.
 template <class U, class T> RINGATTN_HD U convert(T x) {

@@ -16,7 +16,9 @@
 
 namespace ringattn::inline RINGATTN_ABI {
 
+inline namespace RINGATTN_CARDS {
 struct sm80;  // cuda/backend.cuh
+}
 
 /// Where workspaces come from instead of the device's own pool; both or neither. Memory is used on the stream that is
 /// given, from the allocation until the release, in stream order; `allocate` returns null, or throws, if there is none.
@@ -44,7 +46,7 @@ struct AtomicGradients {
   template <class Arch, class K> using Backward = typename Arch::template AtomicBackward<K>;
 };
 
-namespace cuda::detail {
+namespace detail {
 
 template <class Gradients>
 inline constexpr bool is_gradients =
@@ -55,7 +57,7 @@ concept HasBackward = requires {
   typename Gradients::template Backward<Arch, K>;
 };
 
-}  // namespace cuda::detail
+}  // namespace detail
 
 /// Computes in device memory. Every call enqueues on the stream and returns; `synchronize` waits. An error of earlier
 /// work can be thrown by any call, as Error{device}. Kernels may be captured in a CUDA graph. One thread at a time may
@@ -63,12 +65,12 @@ concept HasBackward = requires {
 /// is left as it was. `Arch`: `number`, its compute capability times 10, and the templates Forward<K> and Backward<K>,
 /// perhaps also AtomicBackward<K> (cuda/sm80 shows what they have). `Gradients`: OrderedGradients or AtomicGradients.
 template <class Arch = sm80, class Gradients = OrderedGradients> class Cuda {
-  static_assert(cuda::detail::is_gradients<Gradients>,
+  static_assert(detail::is_gradients<Gradients>,
                 "ringattn: Cuda<Arch, Gradients>: Gradients is OrderedGradients (the default: the same bits at every "
                 "run) or AtomicGradients (nobody waits; dQ is not reproducible)");
   struct Shared;
   template <class K> struct Gradient {
-    static_assert(cuda::detail::HasBackward<Arch, Gradients, K>,
+    static_assert(detail::HasBackward<Arch, Gradients, K>,
                   "ringattn: Cuda<Arch, AtomicGradients>: this Arch has no AtomicBackward<K>; take Cuda<Arch>, whose "
                   "gradients are summed in order");
     using Backward = typename Gradients::template Backward<Arch, K>;

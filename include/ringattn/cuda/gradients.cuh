@@ -9,7 +9,7 @@
 #include "product.cuh"
 #include "runs.cuh"
 
-namespace ringattn::inline RINGATTN_ABI::cuda {
+namespace ringattn::inline RINGATTN_ABI::cuda::inline RINGATTN_CARDS {
 
 // ---------------------------------------------------------------- who meets whom
 

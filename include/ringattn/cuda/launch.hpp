@@ -9,6 +9,7 @@
 #include <tuple>
 #include <utility>
 
+#include "cards.hpp"
 #include "error.hpp"
 
 /// Two shared libraries that embed this one must not launch each other's kernels.

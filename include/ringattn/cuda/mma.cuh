@@ -11,7 +11,7 @@
 #include "../policy/precision.hpp"
 #include "ptx.cuh"
 
-namespace ringattn::inline RINGATTN_ABI::cuda {
+namespace ringattn::inline RINGATTN_ABI::cuda::inline RINGATTN_CARDS {
 
 using ptx::Word;
 

@@ -12,7 +12,7 @@
 
 #include "tile.cuh"
 
-namespace ringattn::inline RINGATTN_ABI::cuda {
+namespace ringattn::inline RINGATTN_ABI::cuda::inline RINGATTN_CARDS {
 
 namespace detail {
 

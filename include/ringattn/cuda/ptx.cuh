@@ -4,9 +4,9 @@
 
 #include <cstdint>
 
-#include "../config.hpp"
+#include "cards.hpp"
 
-namespace ringattn::inline RINGATTN_ABI::cuda::ptx {
+namespace ringattn::inline RINGATTN_ABI::cuda::inline RINGATTN_CARDS::ptx {
 
 using Word = std::uint32_t;  ///< a register: one fp32 or tf32, or two 16-bit elements, the first in the lower half
 

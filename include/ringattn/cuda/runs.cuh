@@ -9,7 +9,7 @@
 #include "launch.hpp"
 #include "ptx.cuh"
 
-namespace ringattn::inline RINGATTN_ABI::cuda {
+namespace ringattn::inline RINGATTN_ABI::cuda::inline RINGATTN_CARDS {
 
 /// One tile of rows: their global positions (rows.count of them, at most the tile size), the local row of the first,
 /// and how many rows of its run come before and after it.

@@ -8,7 +8,7 @@
 #include "product.cuh"
 #include "runs.cuh"
 
-namespace ringattn::inline RINGATTN_ABI::cuda {
+namespace ringattn::inline RINGATTN_ABI::cuda::inline RINGATTN_CARDS {
 
 /// The maximum of a row that saw keys whose scores are all -inf. Such a row has no softmax (0/0), unlike one that sees
 /// no key, whose maximum is -inf.

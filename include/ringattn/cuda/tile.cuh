@@ -8,7 +8,7 @@
 #include "../tensor.hpp"
 #include "mma.cuh"
 
-namespace ringattn::inline RINGATTN_ABI::cuda {
+namespace ringattn::inline RINGATTN_ABI::cuda::inline RINGATTN_CARDS {
 
 /// A tensor as kernels take it: one row of `dim` elements per (batch, position, head).
 template <class T> struct RowsOf {

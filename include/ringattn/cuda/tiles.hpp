@@ -3,8 +3,9 @@
 #pragma once
 
 #include "../policy/tile.hpp"
+#include "cards.hpp"
 
-namespace ringattn::inline RINGATTN_ABI::cuda {
+namespace ringattn::inline RINGATTN_ABI::cuda::inline RINGATTN_CARDS {
 
 namespace detail {
 

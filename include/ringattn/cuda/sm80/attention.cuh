@@ -14,7 +14,7 @@
 #include "../scores.cuh"
 #include "../tiles.hpp"
 
-namespace ringattn::inline RINGATTN_ABI::cuda::sm80 {
+namespace ringattn::inline RINGATTN_ABI::cuda::inline RINGATTN_CARDS::sm80 {
 
 /// Compile-time sizes of a kernel.
 template <class K, int arch> struct Sizes {

@@ -15,7 +15,7 @@
 
 #include "backward_state.cuh"
 
-namespace ringattn::inline RINGATTN_ABI::cuda::sm80 {
+namespace ringattn::inline RINGATTN_ABI::cuda::inline RINGATTN_CARDS::sm80 {
 
 template <class K, int arch, Adding adding = Adding::in_turn>
 RINGATTN_HIDDEN __global__ __launch_bounds__(BackwardSizes<K, arch>::threads,

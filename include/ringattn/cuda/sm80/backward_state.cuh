@@ -7,7 +7,7 @@
 #include "../gradients.cuh"
 #include "../launch.hpp"
 
-namespace ringattn::inline RINGATTN_ABI::cuda::sm80 {
+namespace ringattn::inline RINGATTN_ABI::cuda::inline RINGATTN_CARDS::sm80 {
 
 /// How blocks add to dQ: each tile of keys after the one before it, or whoever comes first by `red.add`.
 enum class Adding { in_turn, atomic };
