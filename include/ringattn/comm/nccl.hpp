@@ -97,20 +97,13 @@ template <class HostRing> class Nccl : detail::Sent {
   template <class Space>
   static constexpr bool moves = std::is_same_v<Space, DeviceSpace> || HostRing::template moves<Space>;
 
-  /// Over a communicator of the user's, of which NCCL makes us a duplicate (ncclCommSplit); the user's is left alone.
-  /// Ranks must be those of `host`. Collective. Throws Error{transport}, Error{timeout}, Error{aborted}.
-  Nccl(ncclComm_t users, HostRing& host, NcclOptions options = {}) {
-    int rank = -1, size = 0, device = 0;
-    if (!users || ncclCommUserRank(users, &rank) != ncclSuccess || ncclCommCount(users, &size) != ncclSuccess ||
-        ncclCommCuDevice(users, &device) != ncclSuccess)
-      throw Error(ErrorCode::invalid_argument, host.rank(), "comm", "a communicator of NCCL", "none");
-    if (rank != host.rank() || size != host.size())
-      throw Error(ErrorCode::invalid_argument, host.rank(), "comm",
-                  "rank " + std::to_string(host.rank()) + " of " + std::to_string(host.size()) + " as in the host ring",
-                  "rank " + std::to_string(rank) + " of " + std::to_string(size));
-    make(host, device, options, users,
-         [&](ncclConfig_t& config, ncclComm_t& comm) { return ncclCommSplit(users, 0, rank, &comm, &config); });
-  }
+  /// Beside a communicator of the user's: a new one for the same ranks and devices. The user's is asked for these and
+  /// else left alone. Ranks must be those of `host`. Collective. Throws Error{transport}, Error{timeout},
+  /// Error{aborted}.
+  // Not by ncclCommSplit: that runs under the user's communicator. If it is blocking, as by default, the call waits for
+  // all ranks without a deadline; with its splitShare an abort of the new one would abort the user's, too.
+  Nccl(ncclComm_t users, HostRing& host, NcclOptions options = {})
+      : Nccl(host, device_of(users, host), std::move(options)) {}
 
   /// Over a new communicator for the ranks of `host`, this one with `device`. Collective. Throws as above.
   Nccl(HostRing& host, int device, NcclOptions options = {}) {
@@ -125,8 +118,9 @@ template <class HostRing> class Nccl : detail::Sent {
       host.progress();
       keep_waiting();
     }
-    make(host, device, options, nullptr, [&](ncclConfig_t& config, ncclComm_t& comm) {
-      return ncclCommInitRankConfig(&comm, host.size(), ids[0], host.rank(), &config);
+    shared_ = std::make_shared<Shared>(host, host.rank(), host.size(), device, ids[0], options, [&] {
+      host.progress();
+      keep_waiting();
     });
     control_before_ = host.control_messages();
   }
@@ -188,6 +182,19 @@ template <class HostRing> class Nccl : detail::Sent {
  private:
   HostRing& host() const { return shared_->host; }
 
+  /// Throws unless `users` is a communicator of the ranks of `host`.
+  static int device_of(ncclComm_t users, HostRing& host) {
+    int rank = -1, size = 0, device = 0;
+    if (!users || ncclCommUserRank(users, &rank) != ncclSuccess || ncclCommCount(users, &size) != ncclSuccess ||
+        ncclCommCuDevice(users, &device) != ncclSuccess)
+      throw Error(ErrorCode::invalid_argument, host.rank(), "comm", "a communicator of NCCL", "none");
+    if (rank != host.rank() || size != host.size())
+      throw Error(ErrorCode::invalid_argument, host.rank(), "comm",
+                  "rank " + std::to_string(host.rank()) + " of " + std::to_string(host.size()) + " as in the host ring",
+                  "rank " + std::to_string(rank) + " of " + std::to_string(size));
+    return device;
+  }
+
   /// A function that throws once the ring is aborted or the deadline has passed.
   static auto patience(HostRing& host) {
     auto const end = std::chrono::steady_clock::now() +
@@ -201,14 +208,6 @@ template <class HostRing> class Nccl : detail::Sent {
       host.abort(error.what());
       throw error;
     };
-  }
-  template <class Init>
-  void make(HostRing& host, int device, NcclOptions const& options, ncclComm_t parent, Init init) {
-    auto const keep_waiting = patience(host);
-    shared_ = std::make_shared<Shared>(host, host.rank(), device, options, parent, init, [&] {
-      host.progress();
-      keep_waiting();
-    });
   }
 
   std::shared_ptr<Shared> shared_;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// One rank's NCCL communicator: its own duplicate, groups of sends and receives on a stream of their own, and its end.
+// One rank's own NCCL communicator: groups of sends and receives on a stream of their own, and its end.
 #pragma once
 
 #if !__has_include(<nccl.h>)
@@ -50,9 +50,9 @@ class NcclRing {
     bool posted = false, launched = false;
   };
 
-  /// Makes a communicator. `init(config, comm)` calls NCCL; `keep_waiting()` throws when the peers have taken too long.
-  template <class Init, class Wait>
-  NcclRing(int rank, int device, NcclOptions const& options, ncclComm_t parent, Init init, Wait keep_waiting)
+  /// Makes a communicator. `keep_waiting()` throws when the peers have taken too long.
+  template <class Wait>
+  NcclRing(int rank, int size, int device, ncclUniqueId const& id, NcclOptions const& options, Wait keep_waiting)
       : rank_(rank), device_(device) {
     cuda::DeviceGuard const guard(device);
     int least = 0, greatest = 0;
@@ -63,14 +63,11 @@ class NcclRing {
     config.blocking = 0;
     config.maxCTAs = std::max(options.max_ctas, 1);
     try {
-      check(init(config, comm_), "NCCL: make a communicator");
+      check(ncclCommInitRankConfig(&comm_, size, id, rank, &config), "NCCL: make a communicator");
       for (;;) {
-        ncclResult_t of_parent = ncclSuccess, mine = ncclSuccess;
-        if (parent) check(ncclCommGetAsyncError(parent, &of_parent), "ncclCommGetAsyncError");
-        if (comm_) check(ncclCommGetAsyncError(comm_, &mine), "ncclCommGetAsyncError");
-        check(of_parent, "NCCL: make a communicator");
-        check(mine, "NCCL: make a communicator");
-        if (comm_ && mine == ncclSuccess && of_parent == ncclSuccess) break;
+        ncclResult_t const now = state();
+        check(now, "NCCL: make a communicator");
+        if (now == ncclSuccess) break;
         keep_waiting();
       }
     } catch (...) {
