@@ -251,3 +251,57 @@ TEST_CASE("nccl: a group that never gets under way leaves wait_for to its slice"
   });
   ringattn_nccl_forget_failures();
 }
+
+TEST_CASE("nccl: what is enqueued is carried out when the communicator goes out of scope") {
+  if (!enough_devices(2)) return;
+  NoneLeft const at_the_end;
+  run_ranks(2, [](InProcess& host) {
+    cuda::DeviceGuard const guard(host.rank());
+    StreamBackend backend(host.rank());
+    DeviceBytes memory(backend, 100);
+    Bytes const text = message(100, 0, 1);
+    {
+      Nccl<InProcess> comm(host, host.rank());
+      if (host.rank() == 0) {
+        cuda::check(cudaLaunchHostFunc(
+                        backend.stream(), [](void*) { std::this_thread::sleep_for(2500ms); }, nullptr),
+                    "host function");
+        memory.put(text);
+      }
+      Send const s{1, memory.span()};
+      Recv const r{0, memory.span()};
+      auto t = host.rank() == 0 ? comm.exchange(backend, {&s, 1}, {}) : comm.exchange(backend, {}, {&r, 1});
+      while (!t.wait_for(backend, 10ms)) require(!comm.aborted(), "not aborted");
+    }
+    require(!host.aborted(), "nor at the end");
+    Bytes got(100);
+    memory.get(got);
+    require(got == text, "what was sent arrives");
+  });
+}
+
+TEST_CASE("nccl: a communicator that goes out of scope waits for a peer until the deadline, then aborts") {
+  if (!enough_devices(2)) return;
+  NoneLeft const at_the_end;
+  run_ranks(2,
+            [](InProcess& host) {
+              cuda::DeviceGuard const guard(host.rank());
+              StreamBackend backend(host.rank());
+              DeviceBytes memory(backend, 100);
+              std::optional<Nccl<InProcess>> comm(std::in_place, host, host.rank());
+              auto const begin = std::chrono::steady_clock::now();
+              if (host.rank() == 0) {
+                Recv const r{1, memory.span()};
+                auto t = comm->exchange(backend, {}, {&r, 1});
+                while (!t.wait_for(backend, 10ms)) require(!comm->aborted(), "not aborted");
+              } else {
+                while (!host.aborted() && std::chrono::steady_clock::now() - begin < 10s)
+                  std::this_thread::sleep_for(1ms);
+              }
+              comm.reset();
+              auto const waited = std::chrono::steady_clock::now() - begin;
+              require((waited >= 300ms || host.rank() == 1) && waited < 10s, "it waits for the deadline, no longer");
+              require(host.aborted() && host.aborted()->find("was not done") != std::string::npos, "all are told");
+            },
+            {.deadline = 300ms});
+}

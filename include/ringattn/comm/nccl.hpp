@@ -25,6 +25,9 @@ namespace ringattn::inline RINGATTN_ABI {
 /// Exchanges are carried out in the order in which a rank posts them: every rank has to post those of a step in the
 /// same order, as the pipeline does. A message of the wrong size is not noticed by NCCL; the deadline ends it.
 /// After an abort every rank tears its NCCL communicator down when it next calls this object or drops a transfer.
+/// The host ring must outlive this object and its transfers. When the last of them goes, work that is still enqueued is
+/// carried out and NCCL's communicator finalised, which waits for peers until the host ring's deadline, then aborts.
+/// Graphs that hold captured exchanges have to be destroyed before, since NCCL waits for that, too.
 /// One thread at a time; NCCL asks for one thread per device.
 template <class HostRing> class Nccl : detail::Sent {
   using HostTransfer = decltype(std::declval<HostRing&>().all_gather({}, {}));
@@ -35,6 +38,21 @@ template <class HostRing> class Nccl : detail::Sent {
 
     template <class... Arguments>
     explicit Shared(HostRing& h, Arguments&&... arguments) : host(h), ring(std::forward<Arguments>(arguments)...) {}
+    Shared(Shared const&) = delete;
+    /// What is enqueued is still carried out, within the deadline. An abort of the ring ends that at once.
+    ~Shared() {
+      try {
+        auto const end = end_of_waiting(host);
+        bool const done = ring.finish([&] {
+          host.progress();
+          return !host.aborted() && std::chrono::steady_clock::now() < end;
+        });
+        if (!done)
+          host.abort("rank " + std::to_string(host.rank()) +
+                     ": what NCCL had under way when its communicator was dropped was not done within the deadline");
+      } catch (std::exception const&) {  // of the host ring's, or no memory: `ring` tears down what is left
+      }
+    }
 
     /// True while the ring is whole. Whoever learns of an abort ends this rank's part of NCCL's work, which may wait
     /// for a peer that does not come.
@@ -195,10 +213,13 @@ template <class HostRing> class Nccl : detail::Sent {
     return device;
   }
 
+  static auto end_of_waiting(HostRing& host) {
+    return std::chrono::steady_clock::now() +
+           std::min<std::chrono::nanoseconds>(host.deadline(), std::chrono::hours(24 * 365));
+  }
   /// A function that throws once the ring is aborted or the deadline has passed.
   static auto patience(HostRing& host) {
-    auto const end = std::chrono::steady_clock::now() +
-                     std::min<std::chrono::nanoseconds>(host.deadline(), std::chrono::hours(24 * 365));
+    auto const end = end_of_waiting(host);
     return [&host, end] {
       if (auto const reason = host.aborted())
         throw Error(ErrorCode::aborted, host.rank(), "NCCL: make a communicator", "", *reason);

@@ -81,17 +81,7 @@ class NcclRing {
   NcclRing& operator=(NcclRing const&) = delete;
 
   ~NcclRing() {
-    if (comm_) {
-      // Finalising waits for peers. One that is gone must not hold this rank: then the communicator is torn down.
-      ncclResult_t const asked = ncclCommFinalize(comm_);
-      bool done = asked == ncclSuccess || asked == ncclInProgress;
-      auto const end = Clock::now() + std::chrono::seconds(2);
-      while (done && state() == ncclInProgress) {
-        std::this_thread::sleep_for(std::chrono::microseconds(50));
-        done = Clock::now() < end;
-      }
-      (void)(done && state() == ncclSuccess ? ncclCommDestroy(comm_) : ncclCommAbort(comm_));
-    }
+    tear_down();
     for (auto const& g : all_) {
       (void)cudaEventDestroy(g->ready);
       (void)cudaEventDestroy(g->arrived);
@@ -102,6 +92,28 @@ class NcclRing {
   int rank() const { return rank_; }
   int device() const { return device_; }
   bool torn() const { return comm_ == nullptr; }
+
+  /// Carries out what is enqueued, then ends the communicator: both may wait for peers, as long as `go_on()`. False if
+  /// that was not long enough, or NCCL reports an error: then it is torn down.
+  template <class GoOn> bool finish(GoOn go_on) {
+    if (!comm_) return true;
+    auto const ends = [&](auto under_way) {
+      while (under_way()) {
+        if (!go_on()) return false;
+        std::this_thread::sleep_for(std::chrono::microseconds(50));
+      }
+      return true;
+    };
+    bool done = ends([&] { return cudaStreamQuery(stream_) == cudaErrorNotReady; });
+    if (done) {
+      ncclResult_t const asked = ncclCommFinalize(comm_);
+      done = (asked == ncclSuccess || asked == ncclInProgress) && ends([&] { return state() == ncclInProgress; }) &&
+             state() == ncclSuccess;
+    }
+    if (done) (void)ncclCommDestroy(std::exchange(comm_, nullptr));
+    tear_down();
+    return done;
+  }
 
   /// Ends what is under way on the device, on this rank; every rank must do it. The buffers are free afterwards.
   void tear_down() {
@@ -169,8 +181,6 @@ class NcclRing {
   }
 
  private:
-  using Clock = std::chrono::steady_clock;
-
   ncclResult_t state() const {
     ncclResult_t now = ncclSuccess;
     ncclResult_t const asked = ncclCommGetAsyncError(comm_, &now);
