@@ -209,6 +209,27 @@ TEST_CASE("nccl: an error that NCCL reports ends the ring for all") {
   }
 }
 
+TEST_CASE("nccl: an exchange that NCCL refuses is nobody's and under way nowhere") {
+  if (!ringattn_nccl_inject || !enough_devices(2)) return;
+  ringattn_nccl_inject(1, 0, ncclRemoteError);
+  run_nccl(2, [](Nccl<InProcess>& comm) {
+    StreamBackend backend(comm.rank());
+    DeviceBytes memory(backend, 8);
+    Recv const r{1 - comm.rank(), memory.span()};
+    if (comm.rank() == 1) {
+      try {
+        (void)comm.exchange(backend, {}, {&r, 1});
+        require(false, "it throws");
+      } catch (Error const& e) {
+        require(e.code() == ErrorCode::transport, e.what());
+      }
+      require(comm.aborted() && comm.aborted()->find("remote process exited") != std::string::npos, "all are told why");
+    }
+    while (!comm.aborted()) std::this_thread::sleep_for(1ms);
+  });
+  ringattn_nccl_forget_failures();
+}
+
 TEST_CASE("nccl: a rank that does not come to the making is a timeout") {
   for (bool gathers : {false, true}) {  // stays away before or after the id has gone round
     CAPTURE(gathers);

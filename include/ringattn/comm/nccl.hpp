@@ -6,6 +6,7 @@
 #pragma once
 
 #include <chrono>
+#include <exception>
 #include <memory>
 #include <optional>
 #include <span>
@@ -148,7 +149,7 @@ template <class HostRing> class Nccl : detail::Sent {
 
   /// Device memory of this object's device: posts one group of NCCL in the stream order of the backend. Host memory: as
   /// HostRing. Throws Error{invalid_argument} for a peer that is not another rank of the ring, having posted nothing,
-  /// and Error{transport}. After an abort it posts nothing and the transfer never completes.
+  /// and, having aborted the ring, Error{transport}. After an abort it posts nothing and the transfer never completes.
   template <class B> Transfer exchange(B& backend, std::span<Send const> sends, std::span<Recv const> recvs) {
     static_assert(moves<typename B::Space>, "ringattn: Nccl moves memory of devices, and what its HostRing moves");
     Transfer t;
@@ -160,7 +161,13 @@ template <class HostRing> class Nccl : detail::Sent {
         cuda::DeviceGuard const guard(backend.device());
         group = shared_->ring.post(sends, recvs, backend.stream());
       }
-      t.group_ = {group, typename Transfer::GiveUp{shared_}};
+      t.group_ = {group, typename Transfer::GiveUp{shared_}};  // before NCCL can fail: nothing is under way unowned
+      try {
+        if (group) shared_->ring.pump();
+      } catch (std::exception const& e) {
+        abort(e.what());
+        throw;
+      }
     } else {
       t.host_ = host().exchange(backend, sends, recvs);
     }

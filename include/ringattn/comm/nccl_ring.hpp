@@ -123,7 +123,7 @@ class NcclRing {
     queue_.clear();
   }
 
-  /// Enqueues the group behind what `stream` has so far; with an earlier one still in the making it is kept for `pump`.
+  /// A group to go behind what `stream` has so far, and behind earlier groups: `pump` enqueues it.
   Group* post(std::span<Send const> sends, std::span<Recv const> recvs, cudaStream_t stream) {
     Group* const g = take();
     g->messages.clear();
@@ -138,7 +138,6 @@ class NcclRing {
       cuda::check(e, "post an exchange");
     }
     queue_.push_back(g);
-    pump();
     return g;
   }
 
