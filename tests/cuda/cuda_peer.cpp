@@ -112,6 +112,64 @@ TEST_CASE("cuda_peer: the host waits for posts, not for devices") {
   });
 }
 
+TEST_CASE("cuda_peer: a device that hangs holds a rank that gives up until the deadline, no longer") {
+  // Rank 0's stream is held up for longer than anybody waits, rank 2 does not post: rank 1 has a copy under way that
+  // does not end and a message that does not come.
+  struct Gate {
+    std::mutex mutex;
+    std::condition_variable changed;
+    bool reached = false, open = false;
+    bool wait(bool Gate::*what) {
+      std::unique_lock lock(mutex);
+      return changed.wait_for(lock, 20s, [&] { return this->*what; });
+    }
+    void set(bool Gate::*what) {
+      std::lock_guard lock(mutex);
+      this->*what = true;
+      changed.notify_all();
+    }
+  } gate;
+  run_ranks<CudaPeer>(3,
+                      [&](CudaPeer& comm) {
+                        int const rank = comm.rank();
+                        StreamBackend backend(device_of(rank, true));
+                        Bytes const text = message(64, 0, 1);
+                        if (rank == 0) {
+                          DeviceBytes memory(backend, 64);
+                          auto const hang = [](void* g) {
+                            static_cast<Gate*>(g)->set(&Gate::reached);
+                            static_cast<Gate*>(g)->wait(&Gate::open);
+                          };
+                          cuda::check(cudaLaunchHostFunc(backend.stream(), hang, &gate), "host function");
+                          memory.put(text);
+                          Send const s{1, memory.span()};
+                          auto t = comm.exchange(backend, {&s, 1}, {});
+                          backend.synchronize();  // here, so that no other thread carries out the host function
+                          while (!comm.aborted()) std::this_thread::sleep_for(1ms);
+                        } else if (rank == 1) {
+                          require(gate.wait(&Gate::reached), "the device hangs");
+                          DeviceBytes a(backend, 64), b(backend, 64);
+                          Recv const r[2] = {{0, a.span()}, {2, b.span()}};
+                          auto t = comm.exchange(backend, {}, r);
+                          require(!t.wait_for(backend, 50ms), "rank 2 does not post");
+                          comm.abort("given up");
+                          auto const begin = std::chrono::steady_clock::now();
+                          t = {};
+                          auto const waited = std::chrono::steady_clock::now() - begin;
+                          require(waited >= 300ms && waited < 5s, "it waits for the deadline, no longer");
+                          // Memory is given back in stream order, behind the copy that is still to come: the emulator
+                          // would see it.
+                        } else {
+                          while (!comm.aborted()) std::this_thread::sleep_for(1ms);
+                        }
+                        if (rank == 1) {
+                          gate.set(&Gate::open);
+                          backend.synchronize();
+                        }
+                      },
+                      {.deadline = 300ms});
+}
+
 TEST_CASE("cuda_peer: device and host memory do not meet in a message") {
   run_ranks<CudaPeer>(2, [](CudaPeer& comm) {
     StreamBackend backend(0);

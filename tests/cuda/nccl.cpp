@@ -42,6 +42,33 @@ template <class F> void run_nccl(int n, F f, RunOptions options = {}) {
       options);
 }
 
+/// A communicator that the library did not make: one of an engine's that was split.
+struct UsersComm {
+  ncclComm_t whole = nullptr, comm = nullptr;
+
+  UsersComm(int size, ncclUniqueId const& id, int rank, int blocking) {
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    config.blocking = blocking;
+    (void)ncclCommInitRankConfig(&whole, size, id, rank, &config);
+    require(settled(whole) == ncclSuccess, "the user's communicator");
+    (void)ncclCommSplit(whole, 0, rank, &comm, &config);
+    require(settled(whole) == ncclSuccess && settled(comm) == ncclSuccess, "the user's split");
+  }
+  UsersComm(UsersComm const&) = delete;
+  ~UsersComm() {
+    (void)ncclCommAbort(comm);
+    (void)ncclCommAbort(whole);
+  }
+
+  static ncclResult_t settled(ncclComm_t c) {
+    for (ncclResult_t state = ncclInProgress;;) {
+      (void)ncclCommGetAsyncError(c, &state);
+      if (state != ncclInProgress) return state;
+      std::this_thread::yield();
+    }
+  }
+};
+
 /// NCCL wants a device for every rank.
 bool enough_devices(int ranks) {
   int n = 0;
@@ -88,37 +115,62 @@ TEST_CASE("nccl: blocks rotate") {
       }));
 }
 
-TEST_CASE("nccl: a communicator of the user's is duplicated and survives an abort") {
+TEST_CASE("nccl: a communicator of the user's, blocking or not, survives an abort") {
   if (!enough_devices(2)) return;
-  NoneLeft const at_the_end;
-  ncclUniqueId id;
-  REQUIRE(ncclGetUniqueId(&id) == ncclSuccess);
-  run_ranks(2, [&](InProcess& host) {
-    int const rank = host.rank();
-    cuda::DeviceGuard const guard(rank);
-    ncclComm_t users = nullptr;
-    require(ncclCommInitRank(&users, 2, id, rank) == ncclSuccess, "the user's communicator");
-    {
-      Nccl<InProcess> comm(users, host);
-      Device device(comm, rank);
-      transfers_move(device);
-      gather(comm, 0);
-      if (rank == 0) comm.abort("the end");
-      while (!comm.aborted()) std::this_thread::yield();
-      comm.progress();
+  for (int blocking : {0, 1}) {
+    CAPTURE(blocking);
+    NoneLeft const at_the_end;
+    ncclUniqueId id;
+    REQUIRE(ncclGetUniqueId(&id) == ncclSuccess);
+    run_ranks(2, [&](InProcess& host) {
+      int const rank = host.rank();
+      cuda::DeviceGuard const guard(rank);
+      UsersComm const users(2, id, rank, blocking);
+      {
+        Nccl<InProcess> comm(users.comm, host);
+        Device device(comm, rank);
+        transfers_move(device);
+        gather(comm, 0);
+        if (rank == 0) comm.abort("the end");
+        while (!comm.aborted()) std::this_thread::yield();
+        comm.progress();
+      }
+      // Still usable.
+      StreamBackend backend(rank);
+      DeviceBytes memory(backend, 100);
+      if (rank == 0) memory.put(message(100, 0, 1));
+      (void)(rank == 0 ? ncclSend(memory.span().data(), 100, ncclInt8, 1, users.comm, backend.stream())
+                       : ncclRecv(memory.span().data(), 100, ncclInt8, 0, users.comm, backend.stream()));
+      require(UsersComm::settled(users.comm) == ncclSuccess, "the user sends");
+      Bytes got(100);
+      memory.get(got);
+      require(got == message(100, 0, 1), "and receives");
+    });
+  }
+}
+
+TEST_CASE("nccl: over a communicator of the user's, too, a rank that does not come is a timeout") {
+  if (!enough_devices(2)) return;
+  for (int blocking : {0, 1}) {
+    CAPTURE(blocking);
+    NoneLeft const at_the_end;
+    ncclUniqueId id;
+    REQUIRE(ncclGetUniqueId(&id) == ncclSuccess);
+    try {
+      run_ranks(2,
+                [&](InProcess& host) {
+                  cuda::DeviceGuard const guard(host.rank());
+                  UsersComm const users(2, id, host.rank(), blocking);
+                  if (host.rank() == 0) Nccl<InProcess> comm(users.comm, host);
+                  while (!host.aborted()) std::this_thread::sleep_for(1ms);
+                },
+                {.deadline = 100ms});
+      CHECK(false);
+    } catch (Error const& e) {
+      CHECK(e.code() == ErrorCode::timeout);
+      CHECK(e.argument() == "NCCL: make a communicator");
     }
-    // Still usable.
-    StreamBackend backend(rank);
-    DeviceBytes memory(backend, 100);
-    if (rank == 0) memory.put(message(100, 0, 1));
-    ncclResult_t const r = rank == 0 ? ncclSend(memory.span().data(), 100, ncclInt8, 1, users, backend.stream())
-                                     : ncclRecv(memory.span().data(), 100, ncclInt8, 0, users, backend.stream());
-    require(r == ncclSuccess, "the user sends");
-    Bytes got(100);
-    memory.get(got);
-    require(got == message(100, 0, 1), "and receives");
-    (void)ncclCommDestroy(users);
-  });
+  }
 }
 
 TEST_CASE("nccl: ranks must be the host ring's") {
@@ -128,10 +180,8 @@ TEST_CASE("nccl: ranks must be the host ring's") {
     static ncclUniqueId id;
     if (host.rank() == 0) (void)ncclGetUniqueId(&id);
     gather(host, 0);
-    ncclComm_t users = nullptr;
-    require(ncclCommInitRank(&users, 2, id, 1 - host.rank()) == ncclSuccess, "the user's communicator");
-    require_rejected([&] { Nccl<InProcess> comm(users, host); }, host.rank());
-    (void)ncclCommDestroy(users);
+    UsersComm const users(2, id, 1 - host.rank(), 1);
+    require_rejected([&] { Nccl<InProcess> comm(users.comm, host); }, host.rank());
   });
 }
 
@@ -159,21 +209,50 @@ TEST_CASE("nccl: an error that NCCL reports ends the ring for all") {
   }
 }
 
+TEST_CASE("nccl: an exchange that NCCL refuses is nobody's and under way nowhere") {
+  if (!ringattn_nccl_inject || !enough_devices(2)) return;
+  ringattn_nccl_inject(1, 0, ncclRemoteError);
+  run_nccl(2, [](Nccl<InProcess>& comm) {
+    StreamBackend backend(comm.rank());
+    DeviceBytes memory(backend, 8);
+    Recv const r{1 - comm.rank(), memory.span()};
+    if (comm.rank() == 1) {
+      try {
+        (void)comm.exchange(backend, {}, {&r, 1});
+        require(false, "it throws");
+      } catch (Error const& e) {
+        require(e.code() == ErrorCode::transport, e.what());
+      }
+      require(comm.aborted() && comm.aborted()->find("remote process exited") != std::string::npos, "all are told why");
+    }
+    while (!comm.aborted()) std::this_thread::sleep_for(1ms);
+  });
+  ringattn_nccl_forget_failures();
+}
+
 TEST_CASE("nccl: a rank that does not come to the making is a timeout") {
-  NoneLeft const at_the_end;
-  try {
-    run_ranks(2,
-              [](InProcess& host) {
-                if (host.rank() == 1) {
-                  while (!host.aborted()) std::this_thread::sleep_for(1ms);
-                  return;
-                }
-                Nccl<InProcess> comm(host, 0);
-              },
-              {.deadline = 100ms});
-    CHECK(false);
-  } catch (Error const& e) {
-    CHECK(e.code() == ErrorCode::timeout);
+  for (bool gathers : {false, true}) {  // stays away before or after the id has gone round
+    CAPTURE(gathers);
+    NoneLeft const at_the_end;
+    try {
+      run_ranks(2,
+                [&](InProcess& host) {
+                  if (host.rank() == 1) {
+                    ncclUniqueId ids[3] = {};
+                    InProcess::Transfer t;
+                    if (gathers)
+                      t = host.all_gather(std::as_bytes(std::span(ids).first(1)),
+                                          std::as_writable_bytes(std::span(ids).last(2)));
+                    while (!host.aborted()) std::this_thread::sleep_for(1ms);
+                    return;
+                  }
+                  Nccl<InProcess> comm(host, 0);
+                },
+                {.deadline = 100ms});
+      CHECK(false);
+    } catch (Error const& e) {
+      CHECK(e.code() == ErrorCode::timeout);
+    }
   }
 }
 
@@ -192,4 +271,58 @@ TEST_CASE("nccl: a group that never gets under way leaves wait_for to its slice"
     comm.abort("enough");
   });
   ringattn_nccl_forget_failures();
+}
+
+TEST_CASE("nccl: what is enqueued is carried out when the communicator goes out of scope") {
+  if (!enough_devices(2)) return;
+  NoneLeft const at_the_end;
+  run_ranks(2, [](InProcess& host) {
+    cuda::DeviceGuard const guard(host.rank());
+    StreamBackend backend(host.rank());
+    DeviceBytes memory(backend, 100);
+    Bytes const text = message(100, 0, 1);
+    {
+      Nccl<InProcess> comm(host, host.rank());
+      if (host.rank() == 0) {
+        cuda::check(cudaLaunchHostFunc(
+                        backend.stream(), [](void*) { std::this_thread::sleep_for(2500ms); }, nullptr),
+                    "host function");
+        memory.put(text);
+      }
+      Send const s{1, memory.span()};
+      Recv const r{0, memory.span()};
+      auto t = host.rank() == 0 ? comm.exchange(backend, {&s, 1}, {}) : comm.exchange(backend, {}, {&r, 1});
+      while (!t.wait_for(backend, 10ms)) require(!comm.aborted(), "not aborted");
+    }
+    require(!host.aborted(), "nor at the end");
+    Bytes got(100);
+    memory.get(got);
+    require(got == text, "what was sent arrives");
+  });
+}
+
+TEST_CASE("nccl: a communicator that goes out of scope waits for a peer until the deadline, then aborts") {
+  if (!enough_devices(2)) return;
+  NoneLeft const at_the_end;
+  run_ranks(2,
+            [](InProcess& host) {
+              cuda::DeviceGuard const guard(host.rank());
+              StreamBackend backend(host.rank());
+              DeviceBytes memory(backend, 100);
+              std::optional<Nccl<InProcess>> comm(std::in_place, host, host.rank());
+              auto const begin = std::chrono::steady_clock::now();
+              if (host.rank() == 0) {
+                Recv const r{1, memory.span()};
+                auto t = comm->exchange(backend, {}, {&r, 1});
+                while (!t.wait_for(backend, 10ms)) require(!comm->aborted(), "not aborted");
+              } else {
+                while (!host.aborted() && std::chrono::steady_clock::now() - begin < 10s)
+                  std::this_thread::sleep_for(1ms);
+              }
+              comm.reset();
+              auto const waited = std::chrono::steady_clock::now() - begin;
+              require((waited >= 300ms || host.rank() == 1) && waited < 10s, "it waits for the deadline, no longer");
+              require(host.aborted() && host.aborted()->find("was not done") != std::string::npos, "all are told");
+            },
+            {.deadline = 300ms});
 }

@@ -95,6 +95,40 @@ TEST_CASE("cuda backend: the user's stream and allocator") {
   (void)cudaStreamDestroy(stream);
 }
 
+TEST_CASE("cuda backend: memory is given back on the backend's device, whichever is current") {
+  if (device_count() < 2) return;
+  // The null stream is that of the current device; work on that of another device is ordered behind nothing here.
+  cudaStream_t const null = nullptr;
+  std::vector<int> current;
+  CudaAllocator const mine{.allocate =
+                               [&](size_t bytes, cudaStream_t s) {
+                                 void* p = nullptr;
+                                 cuda::check(cudaMallocAsync(&p, bytes, s), "mine");
+                                 return p;
+                               },
+                           .release =
+                               [&](void* p, size_t, cudaStream_t s) {
+                                 int device = -1;
+                                 (void)cudaGetDevice(&device);
+                                 current.push_back(device);
+                                 (void)cudaFreeAsync(p, s);
+                               }};
+  for (CudaAllocator const& allocator : {CudaAllocator(), mine}) {
+    Cuda<PlainArch> backend({.stream = null, .device = 1, .allocator = allocator});
+    {
+      auto const buffer = backend.allocate(1 << 16);
+      cuda::DeviceGuard const guard(1);
+      cuda::check(cudaMemsetAsync(buffer.data(), 1, buffer.size(), null), "fill");
+    }
+    CHECK_NOTHROW(backend.synchronize());
+    CHECK_NOTHROW(Cuda<PlainArch>({.stream = null, .device = 0}).synchronize());
+    int device = -1;
+    cuda::check(cudaGetDevice(&device), "cudaGetDevice");
+    CHECK(device == 0);
+  }
+  CHECK(current == std::vector<int>{1});
+}
+
 TEST_CASE("cuda backend: wrong options and exhausted memory are typed errors") {
   auto const code_of = [](auto f) {
     try {

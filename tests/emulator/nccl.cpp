@@ -4,6 +4,7 @@
 #include <cuda_runtime_api.h>
 #include <nccl.h>
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <cstring>
@@ -25,11 +26,18 @@ struct Meeting {
   ~Meeting() { ringattn_emulator_forget(message); }
 };
 
+/// A split of a rank: where the new communicator is to be written, once all have come.
+struct Split {
+  ncclComm *parent, *child;
+  ncclComm** out;
+};
+
 /// What the ranks of a communicator share.
 struct World {
-  int size = 0, joined = 0, splits = 0;
+  int size = 0, joined = 0;
   std::map<std::tuple<int, int, uint64_t>, std::shared_ptr<Meeting>> meetings;  // from, to, number
   std::map<int, std::shared_ptr<World>> children;                               // by number of the split
+  std::vector<Split> splits_under_way;                                          // that made this world
 };
 
 std::mutex mutex;
@@ -59,6 +67,7 @@ struct ncclComm {
   std::shared_ptr<World> world;
   int rank = 0, device = 0, groups = 0, splits = 0;
   bool blocking = true, failed = false, finalized = false;
+  std::shared_ptr<World> splitting;  // while a split of this one is under way: the world to be
   ncclResult_t failure = ncclSuccess;
   int busy = 0;  // so many questions will be answered by "in progress"; then `held` is posted
   std::vector<Operation> held;
@@ -121,7 +130,7 @@ bool complete(ncclComm const& c) { return c.world->joined == c.world->size; }
 /// The state of a communicator; what takes time goes on a little.
 ncclResult_t ask(ncclComm& c) {
   if (c.failed) return c.failure;
-  if (!complete(c)) return ncclInProgress;
+  if (!complete(c) || c.splitting) return ncclInProgress;
   if (c.busy > 0 && --c.busy > 0) return ncclInProgress;
   if (!c.held.empty()) {
     auto const now = std::move(c.held);
@@ -133,11 +142,11 @@ ncclResult_t ask(ncclComm& c) {
       return r;
     }
   }
-  return ncclSuccess;
+  auto const exchanged = [](auto const& m) { return ringattn_emulator_exchanged(m.first->message); };
+  return !c.finalized || std::all_of(c.mine.begin(), c.mine.end(), exchanged) ? ncclSuccess : ncclInProgress;
 }
 
-ncclResult_t join(ncclComm_t* out, std::shared_ptr<World> world, int rank, bool blocking,
-                  std::unique_lock<std::mutex>& lock) {
+ncclComm* join(std::shared_ptr<World> world, int rank, bool blocking) {
   auto* const c = new ncclComm;
   c->world = std::move(world);
   c->rank = rank;
@@ -145,7 +154,12 @@ ncclResult_t join(ncclComm_t* out, std::shared_ptr<World> world, int rank, bool 
   (void)cudaGetDevice(&c->device);
   ++c->world->joined;
   changed.notify_all();
-  *out = c;
+  return c;
+}
+
+ncclResult_t make(ncclComm_t* out, std::shared_ptr<World> world, int rank, bool blocking,
+                  std::unique_lock<std::mutex>& lock) {
+  ncclComm* const c = *out = join(std::move(world), rank, blocking);
   if (!blocking) return complete(*c) ? ncclSuccess : ncclInProgress;
   changed.wait(lock, [&] { return complete(*c); });
   return ncclSuccess;
@@ -207,19 +221,38 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t* comm, int size, ncclUniqueId id,
   auto& world = worlds[std::string(id.internal, sizeof id.internal)];
   if (!world) world = std::make_shared<World>();
   world->size = size;
-  return join(comm, world, rank, !config || config->blocking != 0, lock);
+  return make(comm, world, rank, !config || config->blocking != 0, lock);
 }
 ncclResult_t ncclCommInitRank(ncclComm_t* comm, int size, ncclUniqueId id, int rank) {
   return ncclCommInitRankConfig(comm, size, id, rank, nullptr);
 }
-/// All ranks with one color, keys in rank order.
+/// All ranks with one color, keys in rank order. Carried out under the parent, as in NCCL: whether the parent is
+/// blocking decides whether the call blocks, the parent is asked how it stands, and *comm is null until NCCL writes it,
+/// late.
 ncclResult_t ncclCommSplit(ncclComm_t parent, int, int key, ncclComm_t* comm, ncclConfig_t* config) {
   std::unique_lock lock(mutex);
-  if (key != parent->rank) return ncclInvalidArgument;
-  auto& world = parent->world->children[parent->splits++];
-  if (!world) world = std::make_shared<World>();
+  if (key != parent->rank || ask(*parent) != ncclSuccess) return ncclInvalidArgument;
+  auto const world = [&] {
+    auto& w = parent->world->children[parent->splits++];
+    if (!w) w = std::make_shared<World>();
+    return w;
+  }();
   world->size = parent->world->size;
-  return join(comm, world, key, config ? config->blocking != 0 : parent->blocking, lock);
+  *comm = nullptr;
+  ncclComm* const child = join(world, key, config ? config->blocking != 0 : parent->blocking);
+  parent->splitting = world;
+  world->splits_under_way.push_back({parent, child, comm});
+  if (world->joined == world->size) {
+    for (Split const& s : world->splits_under_way) {
+      *s.out = s.child;
+      s.parent->splitting = nullptr;
+    }
+    world->splits_under_way.clear();
+    changed.notify_all();
+  }
+  if (!parent->blocking) return parent->splitting ? ncclInProgress : ncclSuccess;
+  changed.wait(lock, [&] { return !parent->splitting; });
+  return ncclSuccess;
 }
 
 ncclResult_t ncclCommCount(ncclComm_t const comm, int* count) { return *count = comm->world->size, ncclSuccess; }
@@ -245,6 +278,11 @@ ncclResult_t ncclCommAbort(ncclComm_t comm) {
   {
     std::lock_guard lock(mutex);
     for (auto const& [meeting, is_send] : comm->mine) ringattn_emulator_give_up(meeting->message, is_send);
+    if (comm->splitting)
+      std::erase_if(comm->splitting->splits_under_way, [&](Split const& s) {
+        if (s.parent == comm) delete s.child;
+        return s.parent == comm;
+      });
   }
   delete comm;
   return ncclSuccess;

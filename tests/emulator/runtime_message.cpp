@@ -2,6 +2,8 @@
 // Messages between streams: the work of both sides, tied by two facts that the other side makes true.
 #include "runtime_message.hpp"
 
+#include <algorithm>
+
 #include "runtime.hpp"
 
 using namespace emulator;
@@ -91,6 +93,13 @@ cudaError_t ringattn_emulator_sent(RingattnEmulatorMessage* handle, cudaStream_t
     r.enqueue(stream_of(stream), work);
     return cudaSuccess;
   });
+}
+
+bool ringattn_emulator_exchanged(RingattnEmulatorMessage* handle) {
+  std::lock_guard guard(
+      Runtime::get().lock);  // no call of CUDA: a host that only asks NCCL leaves the device to itself
+  auto const& rounds = handle->message->rounds;
+  return std::all_of(rounds.begin(), rounds.end(), [](auto const& round) { return round.taken->done; });
 }
 
 void ringattn_emulator_give_up(RingattnEmulatorMessage* handle, bool is_send) {

@@ -19,6 +19,8 @@ cudaError_t ringattn_emulator_receive(RingattnEmulatorMessage* message, cudaStre
                                       std::size_t bytes);
 /// The sender's stream waits until the receiver's has copied.
 cudaError_t ringattn_emulator_sent(RingattnEmulatorMessage* message, cudaStream_t stream);
+/// Whether it has been exchanged, in every launch so far.
+bool ringattn_emulator_exchanged(RingattnEmulatorMessage* message);
 /// One side waits no more, and nothing is copied that has not been.
 void ringattn_emulator_give_up(RingattnEmulatorMessage* message, bool is_send);
 }

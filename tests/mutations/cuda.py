@@ -27,6 +27,8 @@ MUTANTS = [
         ('comm/cuda_peer_copies.hpp', 'cuda::check(cudaStreamWaitEvent(c.stream, receiver.ready), "copy to a peer: receiver");', '')]),
     ('peer_arrival_not_waited_for', 'the step reads a block that is still being copied', 'cuda_peer', [
         ('comm/cuda_peer_copies.hpp', 'if (place.courier) cuda::check(cudaStreamWaitEvent(stream, place.courier->arrived), "wait for a peer\'s copy");', '(void)place; (void)stream;')]),
+    ('peer_copy_left_behind', 'memory is given back while a copy that was given up is still to come', 'cuda_peer', [
+        ('comm/cuda_peer_copies.hpp', '(void)cudaStreamWaitEvent(stream, place.courier->arrived);', '')]),
     ('nccl_backend_not_waited_for', 'NCCL sends what has not been computed', 'nccl', [
         ('comm/nccl_ring.hpp', 'cuda::check(cudaStreamWaitEvent(stream_, g.ready), "NCCL: wait for the backend");', '')]),
     ('nccl_arrival_not_waited_for', 'the step reads a block that NCCL is still receiving', 'nccl', [

@@ -6,6 +6,7 @@
 // other rank's thread has posted.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <memory>
@@ -61,8 +62,9 @@ class CudaPeer : public detail::Sent {
     std::shared_ptr<Shared> shared;
     std::vector<std::unique_ptr<detail::DeviceExchange>> all{};
     std::vector<detail::DeviceExchange*> free{};
+    std::optional<std::chrono::steady_clock::time_point> end_of_patience{};  // once the ring is aborted
 
-    detail::DeviceExchange& take(int device, size_t messages) {
+    detail::DeviceExchange& take(int device, cudaStream_t stream, size_t messages) {
       auto found = std::find_if(free.begin(), free.end(), [&](auto const* x) { return x->device == device; });
       if (found == free.end()) {
         all.push_back(std::make_unique<detail::DeviceExchange>(shared->couriers, device));
@@ -71,8 +73,19 @@ class CudaPeer : public detail::Sent {
       }
       detail::DeviceExchange& x = **found;
       free.erase(found);
+      x.stream = stream;
       x.places.assign(messages, {&x, nullptr});
       return x;
+    }
+    /// Until when copies are waited for that nobody wants any more; in an aborted ring, which gets no new ones, for all
+    /// of them together.
+    std::chrono::steady_clock::time_point patience() {
+      if (end_of_patience) return *end_of_patience;
+      auto const end =
+          std::chrono::steady_clock::now() +
+          std::min<std::chrono::nanoseconds>(shared->ring.options().deadline, std::chrono::hours(24 * 365));
+      if (shared->ring.aborted()) end_of_patience = end;
+      return end;
     }
     void give_back(detail::DeviceExchange& x) {
       x.release();
@@ -84,6 +97,11 @@ class CudaPeer : public detail::Sent {
   /// The messages of one exchange. The buffers must live until work that was ordered behind `wait_for` is done, or the
   /// transfer is gone. Destroying one that is under way aborts the ring (if nobody has yet), waits for copies that were
   /// enqueued, and returns when no buffer of it will be touched any more.
+  ///
+  /// A copy may wait for a device that hangs. After the ring's deadline, one for all transfers that a rank drops after
+  /// an abort, the copy is left behind: the backend's stream waits for it instead, so that memory which is given back
+  /// in the order of that stream (as workspaces are) stays untouched by others. Other buffers must then be kept until
+  /// the process ends; the device is lost.
   class Transfer {
    public:
     Transfer() = default;
@@ -115,9 +133,12 @@ class CudaPeer : public detail::Sent {
       bool complete;
 
       void operator()(detail::InProcessRing::Record* record) const {
+        int const rank = record->rank;
         idle->shared->ring.close(*record);
         if (!exchange) return;
-        if (!complete) exchange->drain();
+        if (!complete && !exchange->drain(idle->patience()))
+          idle->shared->ring.abort("rank " + std::to_string(rank) +
+                                   " gave up a copy that had waited for a device for longer than the deadline");
         idle->give_back(*exchange);
       }
     };
@@ -156,7 +177,7 @@ class CudaPeer : public detail::Sent {
       if (ring().options().chaos.poison)
         for (Recv const& r : recvs)
           cuda::check(cudaMemsetAsync(r.bytes.data(), 0xff, r.bytes.size(), backend.stream()), "poison");
-      exchange = &idle_->take(backend.device(), messages);
+      exchange = &idle_->take(backend.device(), backend.stream(), messages);
       if (cudaError_t const e = cudaEventRecord(exchange->ready, backend.stream()); e != cudaSuccess) {
         idle_->give_back(*exchange);
         cuda::check(e, "post an exchange");

@@ -3,9 +3,12 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <set>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -111,7 +114,8 @@ struct DeviceExchange {
 
   Couriers* couriers = nullptr;
   int device = 0;
-  cudaEvent_t ready = nullptr;  ///< what is sent has been computed, what is received into is free
+  cudaStream_t stream = nullptr;  ///< of the backend that posted it
+  cudaEvent_t ready = nullptr;    ///< what is sent has been computed, what is received into is free
   std::vector<Place> places;
 
   DeviceExchange(Couriers& pool, int on) : couriers(&pool), device(on) {
@@ -149,10 +153,22 @@ struct DeviceExchange {
     for (Place& place : places)
       if (place.courier) cuda::check(cudaStreamWaitEvent(stream, place.courier->arrived), "wait for a peer's copy");
   }
-  /// Waits for copies that were enqueued: afterwards none touches a buffer.
-  void drain() {
-    for (Place& place : places)
-      if (place.courier) (void)cudaStreamSynchronize(place.courier->stream);
+  /// Waits until `end` for copies that were enqueued. True: none touches a buffer any more. False: one waits for a
+  /// device that hangs; then later work of `stream` is ordered behind it, and with it what memory is given back there.
+  bool drain(std::chrono::steady_clock::time_point end) {
+    bool all = true;
+    for (Place& place : places) {
+      if (!place.courier) continue;
+      cudaError_t state;
+      while ((state = cudaStreamQuery(place.courier->stream)) == cudaErrorNotReady &&
+             std::chrono::steady_clock::now() < end)
+        std::this_thread::sleep_for(std::chrono::microseconds(50));
+      if (state != cudaErrorNotReady) continue;
+      cuda::DeviceGuard const guard(device, std::nothrow);
+      (void)cudaStreamWaitEvent(stream, place.courier->arrived);
+      all = false;
+    }
+    return all;
   }
   void release() {
     for (Place& place : places)

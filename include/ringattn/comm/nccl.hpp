@@ -6,6 +6,7 @@
 #pragma once
 
 #include <chrono>
+#include <exception>
 #include <memory>
 #include <optional>
 #include <span>
@@ -25,6 +26,9 @@ namespace ringattn::inline RINGATTN_ABI {
 /// Exchanges are carried out in the order in which a rank posts them: every rank has to post those of a step in the
 /// same order, as the pipeline does. A message of the wrong size is not noticed by NCCL; the deadline ends it.
 /// After an abort every rank tears its NCCL communicator down when it next calls this object or drops a transfer.
+/// The host ring must outlive this object and its transfers. When the last of them goes, work that is still enqueued is
+/// carried out and NCCL's communicator finalised, which waits for peers until the host ring's deadline, then aborts.
+/// Graphs that hold captured exchanges have to be destroyed before, since NCCL waits for that, too.
 /// One thread at a time; NCCL asks for one thread per device.
 template <class HostRing> class Nccl : detail::Sent {
   using HostTransfer = decltype(std::declval<HostRing&>().all_gather({}, {}));
@@ -35,6 +39,21 @@ template <class HostRing> class Nccl : detail::Sent {
 
     template <class... Arguments>
     explicit Shared(HostRing& h, Arguments&&... arguments) : host(h), ring(std::forward<Arguments>(arguments)...) {}
+    Shared(Shared const&) = delete;
+    /// What is enqueued is still carried out, within the deadline. An abort of the ring ends that at once.
+    ~Shared() {
+      try {
+        auto const end = end_of_waiting(host);
+        bool const done = ring.finish([&] {
+          host.progress();
+          return !host.aborted() && std::chrono::steady_clock::now() < end;
+        });
+        if (!done)
+          host.abort("rank " + std::to_string(host.rank()) +
+                     ": what NCCL had under way when its communicator was dropped was not done within the deadline");
+      } catch (std::exception const&) {  // of the host ring's, or no memory: `ring` tears down what is left
+      }
+    }
 
     /// True while the ring is whole. Whoever learns of an abort ends this rank's part of NCCL's work, which may wait
     /// for a peer that does not come.
@@ -97,20 +116,13 @@ template <class HostRing> class Nccl : detail::Sent {
   template <class Space>
   static constexpr bool moves = std::is_same_v<Space, DeviceSpace> || HostRing::template moves<Space>;
 
-  /// Over a communicator of the user's, of which NCCL makes us a duplicate (ncclCommSplit); the user's is left alone.
-  /// Ranks must be those of `host`. Collective. Throws Error{transport}, Error{timeout}, Error{aborted}.
-  Nccl(ncclComm_t users, HostRing& host, NcclOptions options = {}) {
-    int rank = -1, size = 0, device = 0;
-    if (!users || ncclCommUserRank(users, &rank) != ncclSuccess || ncclCommCount(users, &size) != ncclSuccess ||
-        ncclCommCuDevice(users, &device) != ncclSuccess)
-      throw Error(ErrorCode::invalid_argument, host.rank(), "comm", "a communicator of NCCL", "none");
-    if (rank != host.rank() || size != host.size())
-      throw Error(ErrorCode::invalid_argument, host.rank(), "comm",
-                  "rank " + std::to_string(host.rank()) + " of " + std::to_string(host.size()) + " as in the host ring",
-                  "rank " + std::to_string(rank) + " of " + std::to_string(size));
-    make(host, device, options, users,
-         [&](ncclConfig_t& config, ncclComm_t& comm) { return ncclCommSplit(users, 0, rank, &comm, &config); });
-  }
+  /// Beside a communicator of the user's: a new one for the same ranks and devices. The user's is asked for these and
+  /// else left alone. Ranks must be those of `host`. Collective. Throws Error{transport}, Error{timeout},
+  /// Error{aborted}.
+  // Not by ncclCommSplit: that runs under the user's communicator. If it is blocking, as by default, the call waits for
+  // all ranks without a deadline; with its splitShare an abort of the new one would abort the user's, too.
+  Nccl(ncclComm_t users, HostRing& host, NcclOptions options = {})
+      : Nccl(host, device_of(users, host), std::move(options)) {}
 
   /// Over a new communicator for the ranks of `host`, this one with `device`. Collective. Throws as above.
   Nccl(HostRing& host, int device, NcclOptions options = {}) {
@@ -125,8 +137,9 @@ template <class HostRing> class Nccl : detail::Sent {
       host.progress();
       keep_waiting();
     }
-    make(host, device, options, nullptr, [&](ncclConfig_t& config, ncclComm_t& comm) {
-      return ncclCommInitRankConfig(&comm, host.size(), ids[0], host.rank(), &config);
+    shared_ = std::make_shared<Shared>(host, host.rank(), host.size(), device, ids[0], options, [&] {
+      host.progress();
+      keep_waiting();
     });
     control_before_ = host.control_messages();
   }
@@ -136,7 +149,7 @@ template <class HostRing> class Nccl : detail::Sent {
 
   /// Device memory of this object's device: posts one group of NCCL in the stream order of the backend. Host memory: as
   /// HostRing. Throws Error{invalid_argument} for a peer that is not another rank of the ring, having posted nothing,
-  /// and Error{transport}. After an abort it posts nothing and the transfer never completes.
+  /// and, having aborted the ring, Error{transport}. After an abort it posts nothing and the transfer never completes.
   template <class B> Transfer exchange(B& backend, std::span<Send const> sends, std::span<Recv const> recvs) {
     static_assert(moves<typename B::Space>, "ringattn: Nccl moves memory of devices, and what its HostRing moves");
     Transfer t;
@@ -148,7 +161,13 @@ template <class HostRing> class Nccl : detail::Sent {
         cuda::DeviceGuard const guard(backend.device());
         group = shared_->ring.post(sends, recvs, backend.stream());
       }
-      t.group_ = {group, typename Transfer::GiveUp{shared_}};
+      t.group_ = {group, typename Transfer::GiveUp{shared_}};  // before NCCL can fail: nothing is under way unowned
+      try {
+        if (group) shared_->ring.pump();
+      } catch (std::exception const& e) {
+        abort(e.what());
+        throw;
+      }
     } else {
       t.host_ = host().exchange(backend, sends, recvs);
     }
@@ -188,10 +207,26 @@ template <class HostRing> class Nccl : detail::Sent {
  private:
   HostRing& host() const { return shared_->host; }
 
+  /// Throws unless `users` is a communicator of the ranks of `host`.
+  static int device_of(ncclComm_t users, HostRing& host) {
+    int rank = -1, size = 0, device = 0;
+    if (!users || ncclCommUserRank(users, &rank) != ncclSuccess || ncclCommCount(users, &size) != ncclSuccess ||
+        ncclCommCuDevice(users, &device) != ncclSuccess)
+      throw Error(ErrorCode::invalid_argument, host.rank(), "comm", "a communicator of NCCL", "none");
+    if (rank != host.rank() || size != host.size())
+      throw Error(ErrorCode::invalid_argument, host.rank(), "comm",
+                  "rank " + std::to_string(host.rank()) + " of " + std::to_string(host.size()) + " as in the host ring",
+                  "rank " + std::to_string(rank) + " of " + std::to_string(size));
+    return device;
+  }
+
+  static auto end_of_waiting(HostRing& host) {
+    return std::chrono::steady_clock::now() +
+           std::min<std::chrono::nanoseconds>(host.deadline(), std::chrono::hours(24 * 365));
+  }
   /// A function that throws once the ring is aborted or the deadline has passed.
   static auto patience(HostRing& host) {
-    auto const end = std::chrono::steady_clock::now() +
-                     std::min<std::chrono::nanoseconds>(host.deadline(), std::chrono::hours(24 * 365));
+    auto const end = end_of_waiting(host);
     return [&host, end] {
       if (auto const reason = host.aborted())
         throw Error(ErrorCode::aborted, host.rank(), "NCCL: make a communicator", "", *reason);
@@ -201,14 +236,6 @@ template <class HostRing> class Nccl : detail::Sent {
       host.abort(error.what());
       throw error;
     };
-  }
-  template <class Init>
-  void make(HostRing& host, int device, NcclOptions const& options, ncclComm_t parent, Init init) {
-    auto const keep_waiting = patience(host);
-    shared_ = std::make_shared<Shared>(host, host.rank(), device, options, parent, init, [&] {
-      host.progress();
-      keep_waiting();
-    });
   }
 
   std::shared_ptr<Shared> shared_;

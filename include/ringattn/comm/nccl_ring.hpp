@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// One rank's NCCL communicator: its own duplicate, groups of sends and receives on a stream of their own, and its end.
+// One rank's own NCCL communicator: groups of sends and receives on a stream of their own, and its end.
 #pragma once
 
 #if !__has_include(<nccl.h>)
@@ -50,9 +50,9 @@ class NcclRing {
     bool posted = false, launched = false;
   };
 
-  /// Makes a communicator. `init(config, comm)` calls NCCL; `keep_waiting()` throws when the peers have taken too long.
-  template <class Init, class Wait>
-  NcclRing(int rank, int device, NcclOptions const& options, ncclComm_t parent, Init init, Wait keep_waiting)
+  /// Makes a communicator. `keep_waiting()` throws when the peers have taken too long.
+  template <class Wait>
+  NcclRing(int rank, int size, int device, ncclUniqueId const& id, NcclOptions const& options, Wait keep_waiting)
       : rank_(rank), device_(device) {
     cuda::DeviceGuard const guard(device);
     int least = 0, greatest = 0;
@@ -63,14 +63,11 @@ class NcclRing {
     config.blocking = 0;
     config.maxCTAs = std::max(options.max_ctas, 1);
     try {
-      check(init(config, comm_), "NCCL: make a communicator");
+      check(ncclCommInitRankConfig(&comm_, size, id, rank, &config), "NCCL: make a communicator");
       for (;;) {
-        ncclResult_t of_parent = ncclSuccess, mine = ncclSuccess;
-        if (parent) check(ncclCommGetAsyncError(parent, &of_parent), "ncclCommGetAsyncError");
-        if (comm_) check(ncclCommGetAsyncError(comm_, &mine), "ncclCommGetAsyncError");
-        check(of_parent, "NCCL: make a communicator");
-        check(mine, "NCCL: make a communicator");
-        if (comm_ && mine == ncclSuccess && of_parent == ncclSuccess) break;
+        ncclResult_t const now = state();
+        check(now, "NCCL: make a communicator");
+        if (now == ncclSuccess) break;
         keep_waiting();
       }
     } catch (...) {
@@ -84,17 +81,7 @@ class NcclRing {
   NcclRing& operator=(NcclRing const&) = delete;
 
   ~NcclRing() {
-    if (comm_) {
-      // Finalising waits for peers. One that is gone must not hold this rank: then the communicator is torn down.
-      ncclResult_t const asked = ncclCommFinalize(comm_);
-      bool done = asked == ncclSuccess || asked == ncclInProgress;
-      auto const end = Clock::now() + std::chrono::seconds(2);
-      while (done && state() == ncclInProgress) {
-        std::this_thread::sleep_for(std::chrono::microseconds(50));
-        done = Clock::now() < end;
-      }
-      (void)(done && state() == ncclSuccess ? ncclCommDestroy(comm_) : ncclCommAbort(comm_));
-    }
+    tear_down();
     for (auto const& g : all_) {
       (void)cudaEventDestroy(g->ready);
       (void)cudaEventDestroy(g->arrived);
@@ -106,6 +93,28 @@ class NcclRing {
   int device() const { return device_; }
   bool torn() const { return comm_ == nullptr; }
 
+  /// Carries out what is enqueued, then ends the communicator: both may wait for peers, as long as `go_on()`. False if
+  /// that was not long enough, or NCCL reports an error: then it is torn down.
+  template <class GoOn> bool finish(GoOn go_on) {
+    if (!comm_) return true;
+    auto const ends = [&](auto under_way) {
+      while (under_way()) {
+        if (!go_on()) return false;
+        std::this_thread::sleep_for(std::chrono::microseconds(50));
+      }
+      return true;
+    };
+    bool done = ends([&] { return cudaStreamQuery(stream_) == cudaErrorNotReady; });
+    if (done) {
+      ncclResult_t const asked = ncclCommFinalize(comm_);
+      done = (asked == ncclSuccess || asked == ncclInProgress) && ends([&] { return state() == ncclInProgress; }) &&
+             state() == ncclSuccess;
+    }
+    if (done) (void)ncclCommDestroy(std::exchange(comm_, nullptr));
+    tear_down();
+    return done;
+  }
+
   /// Ends what is under way on the device, on this rank; every rank must do it. The buffers are free afterwards.
   void tear_down() {
     if (!comm_) return;
@@ -114,7 +123,7 @@ class NcclRing {
     queue_.clear();
   }
 
-  /// Enqueues the group behind what `stream` has so far; with an earlier one still in the making it is kept for `pump`.
+  /// A group to go behind what `stream` has so far, and behind earlier groups: `pump` enqueues it.
   Group* post(std::span<Send const> sends, std::span<Recv const> recvs, cudaStream_t stream) {
     Group* const g = take();
     g->messages.clear();
@@ -129,7 +138,6 @@ class NcclRing {
       cuda::check(e, "post an exchange");
     }
     queue_.push_back(g);
-    pump();
     return g;
   }
 
@@ -172,8 +180,6 @@ class NcclRing {
   }
 
  private:
-  using Clock = std::chrono::steady_clock;
-
   ncclResult_t state() const {
     ncclResult_t now = ncclSuccess;
     ncclResult_t const asked = ncclCommGetAsyncError(comm_, &now);

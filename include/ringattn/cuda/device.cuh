@@ -22,6 +22,7 @@ struct sm80;  // cuda/backend.cuh
 
 /// Where workspaces come from instead of the device's own pool; both or neither. Memory is used on the stream that is
 /// given, from the allocation until the release, in stream order; `allocate` returns null, or throws, if there is none.
+/// Both are called with the backend's device current.
 struct CudaAllocator {
   std::function<void*(size_t bytes, cudaStream_t)> allocate{};
   std::function<void(void*, size_t bytes, cudaStream_t)> release{};
@@ -267,6 +268,7 @@ template <class Arch = sm80, class Gradients = OrderedGradients> class Cuda {
       return static_cast<std::byte*>(data);
     }
     void release(std::byte* data, size_t bytes) noexcept {
+      cuda::DeviceGuard const guard(launch.device, std::nothrow);  // the null stream is the current device's
       if (allocator.release) return allocator.release(data, bytes, launch.stream);
       (void)cudaFreeAsync(data, launch.stream);  // an error here is an earlier one, which others see as well
     }

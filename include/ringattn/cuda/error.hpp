@@ -4,6 +4,8 @@
 
 #include <cuda_runtime_api.h>
 
+#include <new>
+
 #include "../error.hpp"
 
 namespace ringattn::inline RINGATTN_ABI::cuda {
@@ -25,6 +27,10 @@ class DeviceGuard {
     check(cudaGetDevice(&before_), "cudaGetDevice");
     if (before_ != device) check(cudaSetDevice(device), "cudaSetDevice");
     changed_ = before_ != device;
+  }
+  /// Where nothing may be thrown: a device that cannot be had leaves the current one, and other calls see the error.
+  DeviceGuard(int device, std::nothrow_t) noexcept {
+    changed_ = cudaGetDevice(&before_) == cudaSuccess && before_ != device && cudaSetDevice(device) == cudaSuccess;
   }
   ~DeviceGuard() {
     if (changed_) (void)cudaSetDevice(before_);
