@@ -405,7 +405,7 @@ template <class K> struct Forward {
 
   /// f(arch) for the tiles that the card has the shared memory for. Throws Error{invalid_argument} if it has for none.
   template <class F> static auto with_arch(Launch const& where, F f) {
-    if constexpr (tile_of<K, 80> != tile_of<K, 86>)
+    if constexpr (checked_tile<K, 80>() != checked_tile<K, 86>())
       if (size_t(Sizes<K, 80>::shared) > where.shared_limit) {
         check_shared(Sizes<K, 86>::shared, "Tiles", where);
         return f(std::integral_constant<int, 86>{});

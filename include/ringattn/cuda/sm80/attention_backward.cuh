@@ -310,7 +310,7 @@ template <class K, Adding adding = Adding::in_turn> struct Backward {
 
   /// f(arch) for the tiles that the card has the shared memory for. Throws Error{invalid_argument} if it has for none.
   template <class F> static auto with_arch(Launch const& where, F f) {
-    if constexpr (backward_tile_of<K, 80> != backward_tile_of<K, 86>)
+    if constexpr (checked_backward_tile<K, 80>() != checked_backward_tile<K, 86>())
       if (size_t(BackwardSizes<K, 80>::shared) > where.shared_limit) {
         check_shared(BackwardSizes<K, 86>::shared, "Tiles of the backward pass", where);
         return f(std::integral_constant<int, 86>{});
