@@ -2,12 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 # On a machine with an NVIDIA GPU: the tests that otherwise run emulated, compute-sanitizer, then the benchmark beside
 # PyTorch's SDPA where it is installed, and a short run of the tuner. Downloads nothing; ends within so many seconds
-# (default 590): what there is no time for is noted as such. 0 if every step that ran ended well.
+# (default 590): what there is no time for, or is not built, is noted as such. 0 if every step that ran ended well.
 #   bench/gpu.sh [OUT.json [SECONDS]]
-# Programs come from bench/gpu_build.sh, here or on another machine: with build-gpu/built_elsewhere nothing is built.
+# Programs come from bench/gpu_build.sh, here or on another machine: with build-gpu/built_elsewhere nothing is built. Those
+# named _native are compiled for the card itself, the other tests as the emulator takes them.
 set -uo pipefail
 out=$(realpath -m "${1:-$(dirname "$0")/../build-gpu/gpu.json}") limit=${2:-590}
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit 1
 build=build-gpu start=$SECONDS
 command -v nvidia-smi >/dev/null && nvidia-smi -L | grep -q GPU || { echo 'nvidia-smi shows no GPU here' >&2; exit 1; }
 command -v python3 >/dev/null || { echo 'python3 not found' >&2; exit 1; }
@@ -27,7 +28,7 @@ step() {
   timeout --kill-after=5 "$left" "$@" >"$log" 2>&1
   status=$?
   if ((status == 0)); then echo "== $name, $((SECONDS - begin)) s: $(tail -1 "$log")"; else
-    echo "== $name FAILED: status $status$( ((status == 124 || status == 137)) && echo ', out of time'), $log: $(tail -12 "$log")"
+    echo "== $name FAILED: status $status$( ((status == 124 || status == 137)) && echo ', out of time')$( ((status == 127)) && echo ', it or a library not found'), $log: $(tail -12 "$log")"
   fi
   note "$name" "$status" $((SECONDS - begin))
   return $status
@@ -39,10 +40,19 @@ export RINGATTN_TEST_TIMEOUT=0
 # cuBLAS and NCCL may be there as a part of Python's packages only.
 packages=$(python3 -c 'import glob, sysconfig; print(":".join(glob.glob(sysconfig.get_path("purelib") + "/nvidia/*/lib")))')
 export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$packages
-for t in $tests; do step "$t" 45 $build/bin/"$t" & done
+for t in $(bench/gpu_build.sh --list); do
+  [ -x $build/bin/"$t" ] || { echo "== $t: not built" && note "$t" '"not built"' 0; }
+done
+for t in $tests; do
+  arguments=()
+  [[ $t == primitives* ]] && arguments=(--compare tests/cuda/primitives_h100.txt)
+  step "$t" 45 $build/bin/"$t" "${arguments[@]}" &
+done
 wait
 # What a golden file is made of.
-$build/bin/primitives 2>/dev/null >$build/primitives.txt
+for t in primitives_native primitives; do
+  [ -x $build/bin/$t ] && $build/bin/$t 2>/dev/null >$build/primitives.txt && break
+done
 if command -v compute-sanitizer >/dev/null; then
   for tool in memcheck racecheck synccheck initcheck; do
     for t in forward_Bf16 backward_Bf16; do
@@ -77,7 +87,9 @@ for line in pathlib.Path(build, "lines.json").read_text().splitlines():
         print("not a line of JSON:", line)  # cut off
 steps = [json.loads(s) for s in pathlib.Path(build, "steps").read_text().splitlines()]
 pathlib.Path(out).write_text(json.dumps({"card": card, "driver": driver, "seconds": int(seconds), "steps": steps, "measured": lines}, indent=1))
-bad = [s["step"] for s in steps if s["status"] not in (0, "not found")]
-print(f"{out}: {len(lines)} figures, {len(bad)} steps that did not end well{': ' if bad else ''}{', '.join(bad)}; {seconds} s")
+bad = [s["step"] for s in steps if s["status"] not in (0, "not found", "not built")]
+missing = [s["step"] for s in steps if s["status"] == "not built"]
+print(f"{out}: {len(lines)} figures, {len(bad)} steps that did not end well{': ' if bad else ''}{', '.join(bad)}; "
+      f"{len(missing)} not built{': ' if missing else ''}{', '.join(missing)}; {seconds} s")
 sys.exit(bool(bad))
 PYTHON

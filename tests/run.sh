@@ -27,6 +27,9 @@ done
 
 if $install; then
   need_packages "${basic_packages[@]}" "${test_packages[@]}"
-  if $full; then need_packages "${full_packages[@]}"; fi
+  if $full; then
+    need_packages "${full_packages[@]}"
+    need_nvdisasm
+  fi
 fi
 exec python3 tests/run.py "${arguments[@]}"

@@ -13,16 +13,7 @@ template <class Precision> struct BackwardResult {
   std::vector<float> dk, dv;                    // [batch, kv_seq, kv_heads, head_dim or value_dim]
 
   bool operator==(BackwardResult const& o) const { return hash() == o.hash(); }
-  /// Of all bits.
-  std::uint64_t hash() const {
-    std::uint64_t h = 0xcbf29ce484222325u;
-    auto const mix = [&](auto const& x) {
-      auto const* const p = reinterpret_cast<unsigned char const*>(x.data());
-      for (size_t i = 0; i < x.size() * sizeof(x[0]); ++i) h = (h ^ p[i]) * 0x100000001b3u;
-    };
-    mix(dq), mix(dk), mix(dv);
-    return h;
-  }
+  std::uint64_t hash() const { return hash_of(dq, dk, dv); }
 };
 
 /// Gradients of a case when its key rows arrive in these steps; `out` and `lse` come from the oracle.
@@ -120,9 +111,6 @@ bool judge(BackwardResult<Precision> const& r, DenseResults<double> const& exact
   one("dv", r.dv, exact.dv, rounded.dv, 0, 0);
   return all;
 }
-
-/// Of all results so far: the same under every schedule.
-inline std::uint64_t all_bits = 0;
 
 /// Runs a case in its steps and in one, which must be bitwise equal, and compares with the oracle.
 template <class K> void check_backward(char const* name, ForwardCase<typename K::Precision> const& c) {

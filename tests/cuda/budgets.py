@@ -2,15 +2,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """What ptxas makes of every shipped kernel, compared with budgets.json: spills, registers, shared memory, instructions.
 
-    budgets.py --nvcc NVCC [--write] [--table] [--precision NAME]... [--jobs N]
+    budgets.py --nvcc NVCC [--check WHAT]... [--precision NAME]... [--arch sm_NN]... [--work FOLDER] [--jobs N] [--write]
+    budgets.py --table
 
-0 spills are demanded of every kernel on every card. Registers and shared memory must be those of the file, and so must the
-mix of instructions where a disassembler is found (nvdisasm: beside nvcc, in PATH, in $NVDISASM, or pip's package
-nvidia-cuda-nvdisasm). Another release of ptxas than the file's may take up to 10 % more registers; its mix is not compared.
---write makes the file anew, --table prints it for docs/performance.md."""
+WHAT: `budgets`, registers and shared memory, which must be those of the file; `instructions`, the mix of them, too, for which
+a disassembler is needed (nvdisasm: beside nvcc, in PATH, in $NVDISASM, or pip's package nvidia-cuda-nvdisasm, also in
+build/tools, where tests/setup.sh puts it; exit status 77, skipped, without one); `shapes`, no budget, for other masks and for
+values narrower than keys. Without --check the first two. 0 spills are demanded of every kernel on every card. Cards of compute
+capability 9.0 get code for it, which has instructions of its own, and not what is compiled for 8.0.
+
+Another release of ptxas than the file's may take up to 10 % more registers; its mix is not compared. --write makes the file
+anew, or what is asked for of it; --table prints it for docs/performance.md. What is compiled stays in --work, and is taken
+from there as long as no header has changed."""
 import argparse
 import collections
 import concurrent.futures
+import hashlib
 import json
 import os
 import pathlib
@@ -23,7 +30,9 @@ import tempfile
 here = pathlib.Path(__file__).resolve().parent
 root = here.parent.parent
 PRECISIONS = ["Bf16", "Fp16", "Fp32", "Tf32"]
-CARDS = {80: ["sm_80", "sm_90"], 86: ["sm_86", "sm_89"]}  # which kernel runs on which architecture
+# Which kernel runs on which architecture, and which virtual one it is compiled for.
+CARDS = {80: {"compute_80": ["sm_80"], "compute_90": ["sm_90"]}, 86: {"compute_80": ["sm_86", "sm_89"]}}
+ARCHS = [a for of_virtual in CARDS.values() for archs in of_virtual.values() for a in archs]
 REGISTERS, SHARED, THREADS = 65536, {"sm_80": 164, "sm_86": 100, "sm_89": 100, "sm_90": 228}, {
     "sm_80": 2048, "sm_86": 1536, "sm_89": 1536, "sm_90": 2048}
 # Groups of SASS instructions: what must be there, and what it costs.
@@ -31,6 +40,7 @@ MIX = {
     "tensor": r"HMMA\.", "load_matrix": r"LDSM", "async_copy_16": r"LDGSTS\S*\.128", "load_16": r"LDG\S*\.128",
     "store_16": r"STG\S*\.128", "exp2": r"MUFU\.EX2", "shuffle": r"SHFL", "barrier": r"BAR", "spill": r"(LDL|STL)",
 }
+ADD_4 = r"REDG?\S*\.F32x4"  # of code for sm_90 alone, and only there in the file
 
 
 def run(command):
@@ -48,42 +58,77 @@ def find_disassembler(nvcc):
 
 
 def name_of(demangled):
-    """The kernel and its head_dim; None for what is not ours."""
+    """The kernel, its mask, head_dim and value_dim; None for what is not ours."""
     found = re.search(r"::(\w+)<ringattn::\w+::Kernel<ringattn::\w+::\w+, ringattn::\w+::(\w+),[^>]*?, (\d+), (\d+)>(.*?)>\(", demangled)
     if not found:
         return None
-    kernel, mask, dim, _, rest = found.groups()
-    return (f"{kernel}_atomic_{mask.lower()}" if "Adding)1" in rest else kernel), int(dim)
+    kernel, mask, dim, value_dim, rest = found.groups()
+    return (f"{kernel}_atomic_{mask.lower()}" if "Adding)1" in rest else kernel), mask, int(dim), int(value_dim)
 
 
-def measure(nvcc, disassembler, precision, card, folder):
-    ptx = folder / f"{precision}_{card}.ptx"
+def sources_hash(nvcc_version):
+    h = hashlib.sha256(nvcc_version.encode() + pathlib.Path(__file__).read_bytes())
+    for file in [here / "kernels.cu", *sorted(p for p in (root / "include").rglob("*") if p.is_file())]:
+        h.update(file.read_bytes())
+    return h.hexdigest()[:16]
+
+
+def compiled(nvcc, precision, card, archs, shapes, folder):
+    """What ptxas says of each of the architectures, their cubins, and what the program prints. What is there stays."""
+    folder = folder / f"{precision}_{card}{'_shapes' if shapes else ''}"
+    folder.mkdir(parents=True, exist_ok=True)
     flags = ["-std=c++20", "-I", root / "include", f"-DRINGATTN_PRECISION={precision}", f"-DRINGATTN_CARD={card}"]
-    run([nvcc, *flags, "-ptx", "-arch", "compute_80", here / "kernels.cu", "-o", ptx])
+    flags += ["-DRINGATTN_SHAPES"] if shapes else []
+    said = {}
+    for virtual, of_virtual in CARDS[card].items():
+        missing = [a for a in of_virtual if a in archs and not (folder / f"{a}.txt").is_file()]
+        ptx = folder / f"{virtual}.ptx"
+        if missing:
+            if shapes or (folder / "program.txt").is_file():
+                run([nvcc, *flags, "-ptx", "-arch", virtual, here / "kernels.cu", "-o", ptx])
+            else:  # both at once
+                kept = folder / "kept"
+                kept.mkdir(exist_ok=True)
+                run([nvcc, *flags, "-cudart", "static", "-arch", virtual, "-code", virtual, "--keep", "--keep-dir", kept,
+                     here / "kernels.cu", "-o", kept / "program"])
+                (kept / "kernels.ptx").rename(ptx)
+                (folder / "program.txt").write_text(run([kept / "program"]))
+                shutil.rmtree(kept)
+        for arch in missing:
+            text = run([nvcc.parent / "ptxas", "-arch", arch, "-v", ptx, "-o", folder / f"{arch}.cubin"])
+            (folder / f"{arch}.txt").write_text(text)
+        for arch in of_virtual:
+            if arch in archs:
+                said[arch] = (folder / f"{arch}.txt").read_text(), folder / f"{arch}.cubin"
+    return said, "" if shapes else (folder / "program.txt").read_text()
+
+
+def measure(nvcc, disassembler, precision, card, archs, shapes, folder):
+    said, printed = compiled(nvcc, precision, card, archs, shapes, folder)
     blocks = {}
-    program = folder / f"{precision}_{card}"
-    run([nvcc, *flags, "-cudart", "static", "-arch", "compute_80", "-code", "compute_80",
-         here / "kernels.cu", "-o", program])
-    for line in run([program]).splitlines():
+    for line in printed.splitlines():
         kernel, *numbers = line.split()
         dim, threads, shared, q, kv = map(int, numbers)
         blocks[kernel, dim] = {"threads": threads, "shared": shared, "tile": f"{q} x {kv}"}
     found = {}
-    for arch in CARDS[card]:
-        cubin = folder / f"{precision}_{arch}.cubin"
-        said = run([nvcc.parent / "ptxas", "-arch", arch, "-v", ptx, "-o", cubin])
+    for arch, (text, cubin) in said.items():
         entries = re.findall(r"Function properties for (\S+)\s+(\d+) bytes stack frame, (\d+) bytes spill stores, "
-                             r"(\d+) bytes spill loads\s+ptxas info\s+: Used (\d+) registers", said)
+                             r"(\d+) bytes spill loads\s+ptxas info\s+: Used (\d+) registers", text)
         names = dict(zip([e[0] for e in entries], run(["c++filt", *[e[0] for e in entries]]).splitlines()))
         mixes = mix_of(disassembler, cubin) if disassembler else {}
         for mangled, stack, stores, loads, registers in entries:
             name = name_of(names[mangled])
             if not name:
                 continue
-            entry = {"registers": int(registers), "spill_bytes": int(stores) + int(loads), **blocks.get(name, {})}
+            kernel, mask, dim, value_dim = name
+            spilled = {"registers": int(registers), "spill_bytes": int(stores) + int(loads)}
+            if shapes:
+                found[f"{kernel} {precision} {mask} {dim}/{value_dim} {arch}"] = spilled
+                continue
+            entry = {**spilled, **blocks.get((kernel, dim), {})}
             if mangled in mixes:
                 entry["mix"] = mixes[mangled]
-            found[f"{name[0]} {precision} {name[1]} {arch}"] = entry
+            found[f"{kernel} {precision} {dim} {arch}"] = entry
     return found
 
 
@@ -100,11 +145,17 @@ def mix_of(disassembler, cubin):
             kernel["all"] += text.split()[0] != "NOP"
             for group, pattern in MIX.items():
                 kernel[group] += bool(re.match(pattern, text))
+            if re.match(ADD_4, text):
+                kernel["add_4"] += 1
     return {k: dict(v) for k, v in mixes.items()}
 
 
+def spills(found):
+    return [f"{k}: {e['spill_bytes']} bytes are spilled" for k, e in found.items() if e["spill_bytes"]]
+
+
 def problems(found, budget, same_release, with_mix):
-    bad = [f"{k}: {e['spill_bytes']} bytes are spilled" for k, e in found.items() if e["spill_bytes"]]
+    bad = spills(found)
     for key, e in found.items():
         want = budget.get(key)
         if want is None:
@@ -116,11 +167,21 @@ def problems(found, budget, same_release, with_mix):
         for what in ("threads", "shared", "tile"):
             if e.get(what) != want.get(what):
                 bad.append(f"{key}: {what} {e.get(what)}, {want.get(what)} budgeted")
+        if not with_mix:
+            continue
         mix = e.get("mix")
-        if mix and key.startswith("attend") and not (mix["tensor"] and mix["async_copy_16"]):
+        if not mix:
+            bad.append(f"{key}: no instructions found")
+            continue
+        if key.startswith("attend") and not (mix["tensor"] and mix["async_copy_16"]):
             bad.append(f"{key}: no tensor-core instructions or no 16-byte copies: {mix}")
-        if mix and with_mix and same_release and mix != want.get("mix"):
+        if key.startswith("attend_backward") and key.endswith("sm_90") and not mix.get("add_4"):
+            bad.append(f"{key}: dQ is not added four numbers at a time: {mix}")
+        if same_release and mix != want.get("mix"):
             bad.append(f"{key}: instructions {mix}, {want.get('mix')} budgeted")
+    of = {tuple(key.split()[i] for i in (1, 3)) for key in found}
+    bad += [f"{key}: in the budget, but not compiled" for key in budget
+            if tuple(key.split()[i] for i in (1, 3)) in of and key not in found]
     return bad
 
 
@@ -160,9 +221,12 @@ def table(budget):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nvcc", type=pathlib.Path)
+    parser.add_argument("--check", action="append", choices=["budgets", "instructions", "shapes"])
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--precision", action="append", choices=PRECISIONS)
+    parser.add_argument("--arch", action="append", choices=ARCHS)
+    parser.add_argument("--work", type=pathlib.Path)
     parser.add_argument("--jobs", type=int, default=1)
     args = parser.parse_args()
     file = here / "budgets.json"
@@ -170,25 +234,44 @@ def main():
     if args.table:
         return table(old["kernels"])
     nvcc = args.nvcc.resolve()
-    release = re.search(r"release ([\d.]+), V([\d.]+)", run([nvcc, "--version"]))[2]
-    disassembler = find_disassembler(nvcc)
-    if not disassembler:
+    version = run([nvcc, "--version"])
+    release = re.search(r"release ([\d.]+), V([\d.]+)", version)[2]
+    checks = args.check or ["budgets", "instructions"]
+    disassembler = find_disassembler(nvcc) if "instructions" in checks or args.write else None
+    if not disassembler and (args.write or "instructions" in checks):
         print("nvdisasm not found: the mix of instructions is not compared (pip: nvidia-cuda-nvdisasm)")
-    found = {}
-    with tempfile.TemporaryDirectory() as folder, concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
-        work = [pool.submit(measure, nvcc, disassembler, p, card, pathlib.Path(folder))
-                for p in args.precision or PRECISIONS for card in CARDS]
-        for w in work:
-            found.update(w.result())
-    bad = [] if args.write else problems(found, old["kernels"], old["release"] == release, bool(disassembler))
+        if args.write or "budgets" not in checks:
+            return 1 if args.write else 77
+    found, shapes = {}, {}
+    with tempfile.TemporaryDirectory() as temporary, concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+        folder = (args.work or pathlib.Path(temporary)) / sources_hash(version)
+        for stale in folder.parent.glob("*") if args.work else []:
+            if stale != folder:
+                shutil.rmtree(stale)
+        work = []
+        for precision in args.precision or PRECISIONS:
+            for card, of_card in CARDS.items():
+                archs = [a for of_virtual in of_card.values() for a in of_virtual if a in (args.arch or ARCHS)]
+                if archs and (args.write or set(checks) & {"budgets", "instructions"}):
+                    work.append((found, pool.submit(measure, nvcc, disassembler, precision, card, archs, False, folder)))
+                if archs and card == 80 and "shapes" in checks:
+                    work += [(shapes, pool.submit(measure, nvcc, None, precision, card, archs, True, folder))]
+        for into, w in work:
+            into.update(w.result())
+    bad = spills(shapes)
     if args.write:
-        bad = [b for b in problems(found, found, True, False)]
-        kernels = {**old["kernels"], **found} if args.precision else found
+        bad += problems(found, found, True, True)
+        kernels = {**old["kernels"], **found} if args.precision or args.arch else found
         lines = ",\n".join(f"  {json.dumps(k)}: {json.dumps(kernels[k])}" for k in sorted(kernels))
         file.write_text(f'{{"release": "{release}", "kernels": {{\n{lines}\n}}}}\n')
+    else:
+        bad += problems(found, old["kernels"], old["release"] == release, bool(disassembler))
+    total = len(found) + len(shapes)
+    if not total:
+        bad.append("no kernel was found")
     print("\n".join(bad))
-    print(f"{len(found)} kernels, {len(bad)} problems")
-    print("ringattn-tests: " + json.dumps({"passed": len(found) - min(len(bad), len(found)), "failed": len(bad), "skipped": 0}))
+    print(f"{total} kernels, {len(bad)} problems")
+    print("ringattn-tests: " + json.dumps({"passed": total - min(len(bad), total), "failed": len(bad), "skipped": 0}))
     return 1 if bad else 0
 
 

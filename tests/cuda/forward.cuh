@@ -126,6 +126,19 @@ template <class Precision> struct ForwardCase {
   void (*spoil)(DenseInputs<double>&, Problem const&, int head_dim, int value_dim) = nullptr;
 };
 
+/// Of all bits of some vectors.
+template <class... T> std::uint64_t hash_of(std::vector<T> const&... all) {
+  std::uint64_t h = 0xcbf29ce484222325u;
+  auto const mix = [&](auto const& x) {
+    auto const* const p = reinterpret_cast<unsigned char const*>(x.data());
+    for (size_t i = 0; i < x.size() * sizeof(x[0]); ++i) h = (h ^ p[i]) * 0x100000001b3u;
+  };
+  (mix(all), ...);
+  return h;
+}
+/// Of all results so far: the same under every schedule.
+inline std::uint64_t all_bits = 0;
+
 template <class Precision> struct ForwardResult {
   std::vector<typename Precision::Element> out;  // [batch, seq, heads, value_dim]
   std::vector<float> lse;                        // [batch, seq, heads]
@@ -134,6 +147,7 @@ template <class Precision> struct ForwardResult {
     return std::memcmp(out.data(), o.out.data(), out.size() * sizeof(out[0])) == 0 &&
            std::memcmp(lse.data(), o.lse.data(), lse.size() * sizeof(float)) == 0;
   }
+  std::uint64_t hash() const { return hash_of(out, lse); }
 };
 
 template <class T> std::vector<T> convert(std::vector<double> const& x) {
@@ -257,6 +271,7 @@ template <class K> void check_forward(char const* name, ForwardCase<typename K::
     ok = false;
     text += ", in parts OTHER BITS";
   }
+  all_bits = all_bits * 31 + stepwise.hash();
   std::printf("%s %s, head_dim %d, value_dim %d, %s: %s\n", ok ? "  " : "NO", name, K::head_dim, K::value_dim,
               AnyMask::names[c.mask.kind], text.c_str());
   if (!ok) ++failures;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Every shipped kernel of one precision (RINGATTN_PRECISION) for one kind of card (RINGATTN_CARD: 80 or 86), for
-// budgets.py; run, it prints what a block of each takes.
+// budgets.py; run, it prints what a block of each takes. With RINGATTN_SHAPES instead: other masks, and values narrower
+// than keys.
 #include <ringattn/cuda/sm80/attention.cuh>
 #include <ringattn/cuda/sm80/attention_backward.cuh>
 #include <ringattn/policy.hpp>
@@ -40,6 +41,27 @@ template <int head_dim> void kernels() {
   std::printf("attend_backward %d %d %zu %d %d\n", head_dim, B::threads, size_t(B::shared), B::tile.q, B::tile.kv);
 }
 
+#ifdef RINGATTN_SHAPES
+template <class Mask, int head_dim, int value_dim> void shape() {
+  using K = Kernel<RINGATTN_PRECISION, Mask, Plain, DefaultTiles, head_dim, value_dim>;
+  keep(sm::attend<K, card>);
+  keep(sm::finish<K, card>);
+  keep(sm::attend_backward<K, card>);
+  keep(sm::find_facts<K, card>);
+  keep(sm::write_dq<K, card>);
+}
+template <class Mask> void shapes() {
+  shape<Mask, 64, 64>();
+  shape<Mask, 128, 128>();
+  shape<Mask, 192, 128>();
+}
+
+int main() {
+  shapes<Full>();
+  shapes<SlidingWindow>();
+  shape<Causal, 192, 128>();
+}
+#else
 int main() {
   kernels<32>();
   kernels<64>();
@@ -48,3 +70,4 @@ int main() {
   kernels<192>();
   kernels<256>();
 }
+#endif

@@ -11,6 +11,10 @@ namespace {
 
 enum Operation : uint8_t { op_add, op_min, op_max, op_and, op_or, op_xor, op_exch, op_cas, op_inc, op_dec };
 
+/// What becomes of a number that f32 sums in global memory take or give: subnormal ones are zeros of their sign.
+float flushed(float x) { return std::fpclassify(x) == FP_SUBNORMAL ? std::copysign(0.f, x) : x; }
+float global_sum(float a, float b) { return flushed(flushed(a) + flushed(b)); }
+
 template <class T> T combine(uint8_t operation, T old, T a, T b) {
   if constexpr (std::is_floating_point_v<T>) {
     switch (operation) {
@@ -59,7 +63,11 @@ template <class T> void atomic(Warp& w, Instruction const& i, uint32_t lanes) {
     std::memcpy(&old, p, sizeof(T));
     T const a = get<T>(w.source<T>(i.op[at + 1]), l);
     T const b = i.kind == op_cas ? get<T>(w.source<T>(i.op[at + 2]), l) : a;
-    T const now = combine<T>(i.kind, old, a, b);
+    T now = combine<T>(i.kind, old, a, b);
+    if constexpr (std::is_same_v<T, float>) {
+      bool const global = i.space == Space::global || (i.space == Space::generic && (address & window_mask) == 0);
+      if (global) now = global_sum(old, a);  // in shared memory they stay what they are
+    }
     std::memcpy(w.write(i.space, address, sizeof(T), l, true), &now, sizeof(T));
     if (at == 1 && !i.op[0].sink) set<T>(w.row(i.op[0]), l, old);
   });
@@ -91,7 +99,7 @@ void add_vector(Warp& w, Instruction const& i, uint32_t lanes) {
     uint64_t const address = w.address(i.op[0], l);
     float sum[4];
     std::memcpy(sum, w.read(i.space, address, sizeof sum, l, true), sizeof sum);
-    for (size_t k = 0; k < 4; ++k) sum[k] += get<float>(w.source<float>(i.op[k + 1]), l);
+    for (size_t k = 0; k < 4; ++k) sum[k] = global_sum(sum[k], get<float>(w.source<float>(i.op[k + 1]), l));
     std::memcpy(w.write(i.space, address, sizeof sum, l, true), sum, sizeof sum);
   });
 }
