@@ -95,7 +95,7 @@ __device__ inline void store_release(Word* p, Word x) {
 /// Between two looks at what another block will write: leaves the scheduler to other warps for some tens of
 /// nanoseconds.
 __device__ inline void pause() { __nanosleep(32); }
-/// *p += x, and four neighbours at a time; nothing is read back. Subnormal sums become 0.
+/// *p += x, and four neighbours at a time; nothing is read back. Subnormal numbers and sums count as 0.
 __device__ inline void add(float* p, float x) {
   asm volatile("red.relaxed.gpu.global.add.f32 [%0], %1;" ::"l"(p), "f"(x) : "memory");
 }
