@@ -42,7 +42,7 @@ need_nvdisasm() {
   [ -n "$nvcc" ] && [ -z "${NVDISASM:-}" ] || return 0
   [ -x "$(dirname "$(readlink -f "$nvcc")")/nvdisasm" ] || command -v nvdisasm >/dev/null && return 0
   compgen -G 'build/tools/nvidia/cu*/bin/nvdisasm' >/dev/null && return 0
-  python3 -m pip --version >/dev/null 2>&1 || need_packages python3-pip
+  python3 -m pip --version >/dev/null 2>&1 || [ "$(id -u)" -ne 0 ] || need_packages python3-pip
   say 'nvdisasm from PyPI into build/tools'
   log=$(mktemp)
   PIP_ROOT_USER_ACTION=ignore python3 -m pip install -q --disable-pip-version-check --timeout 15 --retries 1 --no-deps \
