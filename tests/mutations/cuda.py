@@ -36,9 +36,9 @@ MUTANTS = [
     ('nccl_not_torn_down', 'an abort leaves NCCL\'s kernels waiting for ever', 'nccl', [
         ('comm/nccl_ring.hpp', '(void)ncclCommAbort(std::exchange(comm_, nullptr)); (void)cudaStreamSynchronize(stream_);', 'comm_ = nullptr;')]),
     ('causal_lost', 'partly visible tiles count as fully visible', 'planted', [
-        ('cuda/scores.cuh', 'partial = c == Coverage::partial || rows.count < runs.tile_size();', 'partial = rows.count < runs.tile_size();')]),
+        ('cuda/scores.cuh', 'partial = seen == Coverage::partial || tile.rows.count < runs.tile_size();', 'partial = tile.rows.count < runs.tile_size();')]),
     ('rows_past_the_end', 'the zeros that fill up a tile count as keys', 'planted', [
-        ('cuda/scores.cuh', 'partial = c == Coverage::partial || rows.count < runs.tile_size();', 'partial = c == Coverage::partial;')]),
+        ('cuda/scores.cuh', 'partial = seen == Coverage::partial || tile.rows.count < runs.tile_size();', 'partial = seen == Coverage::partial;')]),
     ('sum_not_rescaled', 'a new maximum does not reach the sum', 'planted', [
         ('cuda/scores.cuh', 'state.sum[i] *= factor[i];', '')]),
     ('outputs_not_rescaled', 'a new maximum does not reach the outputs', 'planted', [
