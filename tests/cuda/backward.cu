@@ -104,6 +104,7 @@ void specials() {
 int main(int argc, char** argv) {
   run_parts(argc, argv,
             {{"masks", [] { every_mask(check); }},
+             {"layouts", [] { every_layout(check); }},
              {"whole", whole},
              {"shapes", shapes},
              {"tiles", tiles},

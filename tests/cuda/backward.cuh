@@ -17,13 +17,13 @@ template <class Precision> struct BackwardResult {
 };
 
 /// Gradients of a case when its key rows arrive in these steps; `out` and `lse` come from the oracle.
-template <class K>
+template <class K, cuda::sm80::Adding adding = cuda::sm80::Adding::in_turn>
 BackwardResult<typename K::Precision> run_backward(ForwardCase<typename K::Precision> const& c,
                                                    typename K::Score const& score, DenseInputs<double> const& in,
                                                    DenseResults<double> const& exact,
                                                    std::vector<std::vector<Rows>> const& steps) {
   using Element = typename K::Element;
-  using Backward = cuda::sm80::Backward<K>;
+  using Backward = cuda::sm80::Backward<K, adding>;
   Problem const p = c.problem.resolved();
   Extents const qe{p.batch, p.seq, p.heads, K::head_dim}, oe{p.batch, p.seq, p.heads, K::value_dim},
       ke{p.batch, p.kv_seq, p.kv_heads, K::head_dim}, ve{p.batch, p.kv_seq, p.kv_heads, K::value_dim};
@@ -32,11 +32,11 @@ BackwardResult<typename K::Precision> run_backward(ForwardCase<typename K::Preci
   r.dq.assign(size_t(qe.count()), Element(77.f));
   r.dk.assign(size_t(ke.count()), 77.f);
   r.dv.assign(size_t(ve.count()), 77.f);
-  auto const view_q = on_device(convert<Element>(in.q), qe, c.q_rows, c.memory),
-             view_out = on_device(convert<Element>(exact.out), oe, c.q_rows, c.memory),
-             view_dout = on_device(convert<Element>(in.dout), oe, c.q_rows, c.memory),
-             view_dq = on_device(r.dq, qe, c.q_rows, c.memory);
-  auto const view_lse = on_device(convert<float>(exact.lse), {oe.batch, oe.seq, oe.heads, 1}, c.q_rows, Memory::dense);
+  Memory const memory = memory_of_outputs(c.memory), of_dk = memory < Memory::odd_start ? Memory::head_major : memory;
+  OnDevice const on_q(convert<Element>(in.q), qe, c.q_rows, memory), on_dq(r.dq, qe, c.q_rows, memory),
+      on_out(convert<Element>(exact.out), oe, c.q_rows, memory),
+      on_dout(convert<Element>(in.dout), oe, c.q_rows, c.memory);
+  OnDevice const on_lse(convert<float>(exact.lse), {oe.batch, oe.seq, oe.heads, 1}, c.q_rows, memory);
 
   cudaStream_t stream;
   CHECK_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
@@ -45,13 +45,13 @@ BackwardResult<typename K::Precision> run_backward(ForwardCase<typename K::Preci
   for (auto const& s : steps) most_runs = std::max(most_runs, s.size());
   size_t const bytes = Backward::bytes({p.batch, p.heads, p.kv_heads, c.q_rows, p.kv_seq, int64_t(most_runs)});
   std::byte* const state = device_array<std::byte>(bytes);
-  std::vector<void*> used{view_q.data, view_out.data, view_dout.data, view_dq.data, view_lse.data, state};
+  std::list<OnDevice<Element>> used;
 
   BackwardStep<K, DeviceSpace> step{};
-  step.q = View<Element const, DeviceSpace>(view_q);
-  step.out = View<Element const, DeviceSpace>(view_out);
-  step.dout = View<Element const, DeviceSpace>(view_dout);
-  step.lse = View<float const, DeviceSpace>(view_lse);
+  step.q = on_q;
+  step.out = on_out;
+  step.dout = on_dout;
+  step.lse = on_lse;
   step.q_rows = c.q_rows;
   step.mask = c.mask;
   step.score = score;
@@ -59,26 +59,21 @@ BackwardResult<typename K::Precision> run_backward(ForwardCase<typename K::Preci
   step.state = state;
   Backward::begin(step, launch);
   for (auto const& runs : steps) {
-    auto const view_k = on_device(k, ke, runs, c.memory), view_v = on_device(v, ve, runs, c.memory);
-    auto const view_dk = on_device(r.dk, ke, runs, Memory::head_major),
-               view_dv = on_device(r.dv, ve, runs, c.memory == Memory::every_second ? c.memory : Memory::head_major);
-    step.k = View<Element const, DeviceSpace>(view_k);
-    step.v = View<Element const, DeviceSpace>(view_v);
-    step.dk = view_dk;
-    step.dv = view_dv;
+    OnDevice const on_dk(r.dk, ke, runs, of_dk), on_dv(r.dv, ve, runs, memory == Memory::every_second ? memory : of_dk);
+    step.k = used.emplace_back(k, ke, runs, c.memory);
+    step.v = used.emplace_back(v, ve, runs, c.memory);
+    step.dk = on_dk;
+    step.dv = on_dv;
     step.k_rows = runs;
     Backward::step(step, launch);
     CHECK_CUDA(cudaStreamSynchronize(stream));
-    fetch_rows(r.dk, view_dk, p.kv_seq, runs);
-    fetch_rows(r.dv, view_dv, p.kv_seq, runs);
-    for (void* x : {static_cast<void*>(view_k.data), static_cast<void*>(view_v.data), static_cast<void*>(view_dk.data),
-                    static_cast<void*>(view_dv.data)})
-      used.push_back(x);
+    on_dk.fetch(r.dk);
+    on_dv.fetch(r.dv);
   }
-  Backward::finish(step, view_dq, launch);
+  Backward::finish(step, on_dq, launch);
   CHECK_CUDA(cudaStreamSynchronize(stream));
-  fetch_rows(r.dq, view_dq, p.seq, c.q_rows);
-  for (void* x : used) CHECK_CUDA(cudaFree(x));
+  on_dq.fetch(r.dq);
+  CHECK_CUDA(cudaFree(state));
   CHECK_CUDA(cudaStreamDestroy(stream));
   return r;
 }
@@ -112,8 +107,10 @@ bool judge(BackwardResult<Precision> const& r, DenseResults<double> const& exact
   return all;
 }
 
-/// Runs a case in its steps and in one, which must be bitwise equal, and compares with the oracle.
-template <class K> void check_backward(char const* name, ForwardCase<typename K::Precision> const& c) {
+/// Runs a case in its steps and in one, which must be bitwise equal, and compares with the oracle. Sums of dQ by
+/// atomics have no bits of their own.
+template <class K, cuda::sm80::Adding adding = cuda::sm80::Adding::in_turn>
+void check_backward(char const* name, ForwardCase<typename K::Precision> const& c) {
   using Precision = typename K::Precision;
   Problem const p = c.problem.resolved();
   auto const round = [](double x) { return double(float(typename K::Element(float(x)))); };
@@ -123,13 +120,15 @@ template <class K> void check_backward(char const* name, ForwardCase<typename K:
   auto const exact = dense_attention<double>(p, K::head_dim, K::value_dim, c.mask, score, c.scale, in);
   auto const rounded =
       dense_attention<double>(p, K::head_dim, K::value_dim, c.mask, score, c.scale, in, RoundTo<typename K::Element>{});
-  auto const stepwise = run_backward<K>(c, score, in, exact, c.steps);
+  auto const stepwise = run_backward<K, adding>(c, score, in, exact, c.steps);
   std::string text;
   bool ok = judge<Precision>(stepwise, exact, rounded, text);
   if (c.steps.size() > 1) {
     std::vector<Rows> all;
     for (auto const& s : c.steps) all.insert(all.end(), s.begin(), s.end());
-    if (!(run_backward<K>(c, score, in, exact, {all}) == stepwise)) {
+    auto at_once = run_backward<K, adding>(c, score, in, exact, {all});
+    if (adding == cuda::sm80::Adding::atomic) at_once.dq = stepwise.dq;
+    if (!(at_once == stepwise)) {
       ok = false;
       text += "in one step OTHER BITS, ";
     }

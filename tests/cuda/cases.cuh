@@ -103,6 +103,36 @@ inline double& at(std::vector<double>& x, int64_t i, int64_t heads, int dim, int
   return x[size_t(i * heads * dim + d)];
 }
 
+/// Layouts that every_mask leaves out.
+template <class Check> void every_layout(Check check) {
+  Case c{.problem = {2, 70, 70, 4, 2}, .mask = {AnyMask::causal}, .q_rows = rows_of(70), .steps = striped(70, 2)};
+  auto const run = [&](char const* name, Memory memory) {
+    c.memory = memory;
+    check(name, c);
+  };
+  run("odd start", Memory::odd_start);
+  run("backwards", Memory::backwards);
+  run("far apart in the batch", Memory::far_apart);
+  c.problem.batch = 1;
+  c.problem.heads = 2;
+  run("heads far apart", Memory::far_apart);
+  c.problem = {2, 70, 70, 4, 2};
+  c.spoil = [](DenseInputs<double>& in, Problem const& p, int D, int E) {
+    auto const one_head = [](std::vector<double>& x, int64_t rows, int64_t heads, int dim) {
+      for (size_t i = 0; i < x.size(); ++i) {
+        int64_t const d = int64_t(i) % dim, row = int64_t(i) / dim / heads % rows;
+        x[i] = x[size_t(row * heads * dim + d)];
+      }
+    };
+    one_head(in.k, p.kv_seq, p.kv_heads, D);
+    one_head(in.v, p.kv_seq, p.kv_heads, E);
+    one_head(in.dout, p.seq, p.heads, E);
+  };
+  run("one head for all", Memory::broadcast);
+  c = {.problem = {1, 2, 2, 1, 1}, .q_rows = rows_of(2), .steps = {rows_of(2)}};
+  run("rows far apart", Memory::far_apart);
+}
+
 struct Part {
   char const* name;
   void (*run)();

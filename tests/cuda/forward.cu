@@ -94,6 +94,7 @@ void vanishing_weights() {
 int main(int argc, char** argv) {
   run_parts(argc, argv,
             {{"masks", [] { every_mask(check); }},
+             {"layouts", [] { every_layout(check); }},
              {"whole", whole},
              {"shapes", shapes},
              {"inputs", [] { every_input(check); }},

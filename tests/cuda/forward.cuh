@@ -6,6 +6,7 @@
 #include <ringattn/policy.hpp>
 
 #include <cstring>
+#include <list>
 #include <string>
 
 #include "../emulator/check.cuh"
@@ -69,8 +70,12 @@ struct SoftCap {
   std::uint64_t fingerprint() const { return 0; }
 };
 
-/// How a test lays a tensor out in memory.
-enum class Memory { dense, head_major, padded_rows, every_second };
+/// How a test lays a tensor out in memory. `odd_start`: dense, from the second element of the memory on. `backwards`:
+/// the last row and head first. `broadcast`, of inputs: all batch entries and heads are one. `far_apart`: the two batch
+/// entries, heads or rows, whichever are two, lie in two places of the address space, further apart than 2^31 elements.
+enum class Memory { dense, head_major, padded_rows, every_second, odd_start, backwards, broadcast, far_apart };
+
+constexpr Memory memory_of_outputs(Memory m) { return m == Memory::broadcast ? Memory::dense : m; }
 
 /// f(index in a whole dense tensor of `seq` rows, index in memory) for every element of a view of the rows `runs`.
 template <class F>
@@ -82,34 +87,73 @@ void each_element(Extents const& e, int64_t const (&stride)[4], int64_t seq, std
         for (int64_t h = 0; h < e.heads; ++h)
           for (int64_t d = 0; d < e.dim; ++d)
             f(size_t(((b * seq + rows.at(i)) * e.heads + h) * e.dim + d),
-              size_t(b * stride[0] + at * stride[1] + h * stride[2] + d * stride[3]));
+              b * stride[0] + at * stride[1] + h * stride[2] + d * stride[3]);
   }
 }
 
 /// Some rows of a whole dense tensor, on the device, in a layout.
-template <class T>
-View<T, DeviceSpace> on_device(std::vector<T> const& whole, Extents e, std::vector<Rows> const& rows, Memory memory) {
-  int64_t const seq = count_rows(rows), width = e.dim + (memory == Memory::padded_rows ? 16 / int64_t(sizeof(T)) : 0);
-  int64_t const dim = memory == Memory::every_second ? 2 : 1, row = width * dim;
-  Extents const local{e.batch, seq, e.heads, e.dim};
-  bool const major = memory == Memory::head_major;
-  int64_t const stride[4] = {seq * e.heads * row, major ? row : e.heads * row, major ? seq * row : row, dim};
-  std::vector<T> values(size_t(e.batch * seq * e.heads * row));
-  std::memset(static_cast<void*>(values.data()), 0xff, values.size() * sizeof(T));  // what lies between is NaN
-  each_element(local, stride, e.seq, rows, [&](size_t from, size_t to) { values[to] = whole[from]; });
-  return {device_copy(values), local, {stride[0], stride[1], stride[2], stride[3]}};
-}
+template <class T> class OnDevice {
+ public:
+  OnDevice(std::vector<T> const& whole, Extents e, std::vector<Rows> rows, Memory memory)
+      : seq_(e.seq), rows_(std::move(rows)), local_{e.batch, count_rows(rows_), e.heads, e.dim} {
+    int64_t const extent[4] = {local_.batch, local_.seq, local_.heads, local_.dim};
+    int64_t const width = e.dim + (memory == Memory::padded_rows ? 16 / int64_t(sizeof(T)) : 0);
+    int64_t const dim = memory == Memory::every_second ? 2 : 1, row = width * dim;
+    bool const major = memory == Memory::head_major;
+    int64_t stride[4] = {local_.seq * e.heads * row, major ? row : e.heads * row, major ? local_.seq * row : row, dim};
+    if (memory == Memory::backwards) stride[1] = -stride[1], stride[2] = -stride[2];
+    if (memory == Memory::broadcast) stride[0] = stride[2] = 0;
+    int far = -1;  // the axis of two
+    if (memory == Memory::far_apart) {
+      far = extent[0] == 2 ? 0 : extent[2] == 2 ? 2 : 1;
+      for (int i = 0; i < far; ++i) stride[i] /= 2;
+      stride[far] = local_.count() / 2;
+    }
+    first_ = memory == Memory::odd_start;
+    int64_t behind = 0;
+    for (int i = 0; i < 4; ++i) (stride[i] < 0 ? first_ : behind) += (extent[i] - 1) * std::abs(stride[i]);
+    std::copy(stride, stride + 4, stride_);
+    std::vector<T> values(size_t(first_ + 1 + behind));
+    std::memset(static_cast<void*>(values.data()), 0xff, values.size() * sizeof(T));  // what lies between is NaN
+    each([&](size_t from, int64_t to) { values[size_t(first_ + to)] = whole[from]; });
+    count_ = values.size() / (far < 0 ? 1 : 2);
+    memory_ = device_copy(std::vector<T>(values.begin(), values.begin() + int64_t(count_)));
+    if (far >= 0) {
+      // Memory of the host, where kernels reach it: the device's is not this large everywhere.
+      CHECK_CUDA(cudaMallocHost(reinterpret_cast<void**>(&rest_), count_ * sizeof(T)));
+      std::copy(values.begin() + int64_t(count_), values.end(), rest_);
+      stride[far] = (reinterpret_cast<std::intptr_t>(rest_) - reinterpret_cast<std::intptr_t>(memory_)) /
+                    std::intptr_t(sizeof(T));
+      if (std::abs(stride[far]) < int64_t(1) << 31) std::printf("   not far apart on this machine\n");
+    }
+    view_ = {memory_ + first_, local_, stride};
+  }
+  OnDevice(OnDevice const&) = delete;
+  ~OnDevice() {
+    CHECK_CUDA(cudaFree(memory_));
+    CHECK_CUDA(cudaFreeHost(rest_));
+  }
 
-/// Rows of a device tensor back into the whole tensor.
-template <class T>
-void fetch_rows(std::vector<T>& whole, View<T, DeviceSpace> const& view, int64_t seq, std::vector<Rows> const& runs) {
-  Extents const& e = view.extents;
-  if (e.count() == 0) return;
-  int64_t const last = 1 + (e.batch - 1) * view.stride[0] + (e.seq - 1) * view.stride[1] +
-                       (e.heads - 1) * view.stride[2] + (e.dim - 1) * view.stride[3];
-  auto const values = host_copy(view.data, size_t(last));
-  each_element(e, view.stride, seq, runs, [&](size_t to, size_t from) { whole[to] = values[from]; });
-}
+  operator View<T, DeviceSpace>() const { return view_; }
+  operator View<T const, DeviceSpace>() const { return view_; }
+  /// The rows back into the whole tensor.
+  void fetch(std::vector<T>& whole) const {
+    auto values = host_copy(memory_, count_);
+    if (rest_) values.insert(values.end(), rest_, rest_ + count_);
+    each([&](size_t to, int64_t from) { whole[to] = values[size_t(first_ + from)]; });
+  }
+
+ private:
+  template <class F> void each(F f) const { each_element(local_, stride_, seq_, rows_, f); }
+
+  int64_t seq_;  ///< of the whole tensor
+  std::vector<Rows> rows_;
+  Extents local_;
+  int64_t stride_[4], first_ = 0;  ///< in a host's copy
+  size_t count_ = 0;
+  T *memory_ = nullptr, *rest_ = nullptr;
+  View<T, DeviceSpace> view_;
+};
 
 template <class Precision> struct ForwardCase {
   using Element = typename Precision::Element;
@@ -170,8 +214,9 @@ ForwardResult<typename K::Precision> run_forward(ForwardCase<typename K::Precisi
   auto const q = convert<Element>(in.q), k = convert<Element>(in.k), v = convert<Element>(in.v);
   std::vector<Element> const garbage(size_t(oe.count()), Element(77.f));
   std::vector<float> const lse_garbage(size_t(oe.count() / oe.dim), 77.f);
-  auto const view_q = on_device(q, qe, c.q_rows, c.memory), view_out = on_device(garbage, oe, c.q_rows, c.memory);
-  auto const view_lse = on_device(lse_garbage, {oe.batch, oe.seq, oe.heads, 1}, c.q_rows, Memory::dense);
+  Memory const memory = memory_of_outputs(c.memory);
+  OnDevice const on_q(q, qe, c.q_rows, memory), on_out(garbage, oe, c.q_rows, memory);
+  OnDevice const on_lse(lse_garbage, {oe.batch, oe.seq, oe.heads, 1}, c.q_rows, memory);
 
   cudaStream_t stream;
   CHECK_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
@@ -182,34 +227,31 @@ ForwardResult<typename K::Precision> run_forward(ForwardCase<typename K::Precisi
   std::byte* const state = device_array<std::byte>(bytes);
 
   AttendStep<K, DeviceSpace> step{};
-  step.q = View<Element const, DeviceSpace>(view_q);
+  step.q = on_q;
   step.q_rows = c.q_rows;
   step.mask = c.mask;
   step.score = score;
   step.scale = float(c.scale != 0 ? c.scale : 1 / std::sqrt(double(K::head_dim)));
   step.state = state;
-  AttendResult<K, DeviceSpace> const result{view_out, view_lse};
+  AttendResult<K, DeviceSpace> const result{on_out, on_lse};
   if (!in_parts) Forward::begin(step, launch);
-  std::vector<void*> used{view_q.data, view_out.data, view_lse.data, state};
+  std::list<OnDevice<Element>> used;
   for (auto const& runs : steps) {
-    auto const view_k = on_device(k, ke, runs, c.memory), view_v = on_device(v, ve, runs, c.memory);
-    step.k = View<Element const, DeviceSpace>(view_k);
-    step.v = View<Element const, DeviceSpace>(view_v);
+    step.k = used.emplace_back(k, ke, runs, c.memory);
+    step.v = used.emplace_back(v, ve, runs, c.memory);
     step.k_rows = runs;
     if (in_parts)
       Forward::step(step, {&runs == &steps.front(), &runs == &steps.back() ? &result : nullptr}, launch);
     else
       Forward::step(step, launch);
-    used.push_back(view_k.data);
-    used.push_back(view_v.data);
   }
   if (!in_parts) Forward::finish(step, result, launch);
   CHECK_CUDA(cudaStreamSynchronize(stream));
 
   ForwardResult<typename K::Precision> r{garbage, lse_garbage};
-  fetch_rows(r.out, view_out, p.seq, c.q_rows);
-  fetch_rows(r.lse, view_lse, p.seq, c.q_rows);
-  for (void* x : used) CHECK_CUDA(cudaFree(x));
+  on_out.fetch(r.out);
+  on_lse.fetch(r.lse);
+  CHECK_CUDA(cudaFree(state));
   CHECK_CUDA(cudaStreamDestroy(stream));
   return r;
 }
