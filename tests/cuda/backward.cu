@@ -29,12 +29,12 @@ struct FewWarps : DefaultTiles {
 };
 
 void whole() {
-  each_head_dim([]<int head_dim>() { check_backward<K<head_dim>>("whole tiles", whole_case()); });
+  each_head_dim([](auto dim) { check_backward<K<dim()>>("whole tiles", whole_case()); });
 }
 
 void shapes() {
   Case const c = small_case();
-  each_head_dim([&]<int head_dim>() { check_backward<K<head_dim>>("shape", c); });
+  each_head_dim([&](auto dim) { check_backward<K<dim()>>("shape", c); });
   check_backward<K<192, 128>>("shape", c);
   Case small = c;
   small.shared_limit = 99 * 1024;

@@ -57,9 +57,9 @@ inline Case longer_case() {
   return {.problem = {1, 140, 140, 1, 1}, .mask = {AnyMask::causal}, .q_rows = rows_of(140), .steps = zigzag(140, 2)};
 }
 
-/// f.operator()<head_dim>() for all of them.
+/// f(head_dim), a constant of its type, for all of them.
 template <class F> void each_head_dim(F f) {
-  [&]<int... head_dim>(std::integer_sequence<int, head_dim...>) { (f.template operator()<head_dim>(), ...); }
+  [&]<int... head_dim>(std::integer_sequence<int, head_dim...>) { (f(std::integral_constant<int, head_dim>{}), ...); }
   (std::integer_sequence<int, 32, 64, 96, 128, 192, 256>{});
 }
 

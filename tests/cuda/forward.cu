@@ -14,12 +14,12 @@ struct TwoStages {
 };
 
 void whole() {
-  each_head_dim([]<int head_dim>() { check_forward<K<head_dim>>("whole tiles", whole_case()); });
+  each_head_dim([](auto dim) { check_forward<K<dim()>>("whole tiles", whole_case()); });
 }
 
 void shapes() {
   Case const c = small_case();
-  each_head_dim([&]<int head_dim>() { check_forward<K<head_dim>>("shape", c); });
+  each_head_dim([&](auto dim) { check_forward<K<dim()>>("shape", c); });
   check_forward<K<192, 128>>("shape", c);
   Case small = c;
   small.shared_limit = 99 * 1024;
