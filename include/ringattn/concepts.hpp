@@ -211,6 +211,12 @@ concept AttendsBackward = requires(B& b, AttendShape const& shape, BackwardStep<
 
 // ---------------------------------------------------------------- communicators
 
+/// When a wait that begins now is over. At most a century: now + nanoseconds::max() would overflow.
+inline std::chrono::steady_clock::time_point end_of_wait(std::chrono::nanoseconds deadline) {
+  std::chrono::nanoseconds const century = std::chrono::hours(24 * 36525);
+  return std::chrono::steady_clock::now() + (deadline < century ? deadline : century);
+}
+
 struct Send {
   int to;
   std::span<std::byte const> bytes;

@@ -58,27 +58,27 @@ MUTANTS = [
     ('masked_nan_counts', 'a NaN that is masked reaches rows that do not see it', 'forward', [
         ('cuda/sm80/attention.cuh', 'bool const careful = (S::Mma::split || here.partial) && v.special();', 'bool const careful = false;')]),
     ('base_2_lse', 'the LSE is that of base 2', 'forward', [
-        ('cuda/sm80/attention.cuh', 'softmax::lse(max, sum);', 'max + log2f(sum);')]),
+        ('cuda/sm80/forward_state.cuh', 'softmax::lse(max, sum);', 'max + log2f(sum);')]),
     ('lse_of_another_run', 'the LSE of a second run goes where that of the first belongs', 'forward', [
         ('cuda/sm80/attention.cuh', '*p.lse.at(block.b, block.local + row, block.head)', '*p.lse.at(block.b, p.q_runs.tile(p.place(blockIdx.x).tile).before + row, block.head)')]),
     ('lse_of_another_run_in_finish', 'the same where a call ends after its last step', 'forward', [
-        ('cuda/sm80/attention.cuh', '*p.lse.at(b, mine.local + row, head)', '*p.lse.at(b, mine.before + row, head)')]),
+        ('cuda/sm80/forward_state.cuh', '*p.lse.at(b, mine.local + row, head)', '*p.lse.at(b, mine.before + row, head)')]),
     ('queries_of_another_run', 'a second run reads the queries of the first', 'forward', [
         ('cuda/sm80/attention.cuh', 'queries.fill(p.q, p.q.at(place.b, mine.local, place.head), int(mine.rows.count));', 'queries.fill(p.q, p.q.at(place.b, mine.before, place.head), int(mine.rows.count));')]),
     ('keys_of_another_run', 'a second run of keys reads those of the first', 'forward', [
         ('cuda/sm80/attention.cuh', 'fill(p.k, block.k + tile.local * p.k.row, tile.count())', 'fill(p.k, block.k + tile.before * p.k.row, tile.count())')]),
     ('state_of_another_panel', 'the rows of a panel lie where those of the next one lie', 'forward', [
-        ('cuda/sm80/attention.cuh', 'return rows + (panel * S::images + image) * 32;', 'return rows + (panel + image) * 32;')]),
+        ('cuda/sm80/forward_state.cuh', 'return rows + (panel * S::images + image) * 32;', 'return rows + (panel + image) * 32;')]),
     ('state_aliases_outputs', 'maxima and sums lie where outputs lie', 'forward', [
         ('cuda/sm80/attention.cuh', 'rows = o + size_t(lanes * Sizes<K, arch>::d) * sizeof(float4);', 'rows = o;')]),
     ('unseen_rows_finished', 'the end reads outputs of rows that saw no key', 'forward', [
-        ('cuda/sm80/attention.cuh', 'bool const fresh = r[0].x == softmax::minus_infinity<float> && r[0].y == softmax::minus_infinity<float>;', 'bool const fresh = false;')]),
+        ('cuda/sm80/forward_state.cuh', 'bool const fresh = r[0].x == softmax::minus_infinity<float> && r[0].y == softmax::minus_infinity<float>;', 'bool const fresh = false;')]),
     ('max_of_other_rows', 'the end takes the maximum of a row 8 rows before', 'forward', [
-        ('cuda/sm80/attention.cuh', 'float const max = half ? r[0].y : r[0].x;', 'float const max = r[0].x;')]),
+        ('cuda/sm80/forward_state.cuh', 'float const max = half ? r[0].y : r[0].x;', 'float const max = r[0].x;')]),
     ('part_of_a_sum', 'the end adds three of the four parts of a sum', 'forward', [
-        ('cuda/sm80/attention.cuh', '(r[0].w + r[1].w) + (r[2].w + r[3].w)', '(r[0].w + r[1].w) + r[2].w')]),
+        ('cuda/sm80/forward_state.cuh', '(r[0].w + r[1].w) + (r[2].w + r[3].w)', '(r[0].w + r[1].w) + r[2].w')]),
     ('finish_past_the_end', 'the end writes rows past the end of a run', 'forward', [
-        ('cuda/sm80/attention.cuh', 'if (row >= mine.rows.count) continue;', '')]),
+        ('cuda/sm80/forward_state.cuh', 'if (row >= mine.rows.count) continue;', '')]),
     ('heads_in_turn', 'query heads take the key heads in turn instead of in groups', 'forward', [
         ('cuda/sm80/attention.cuh', 'block.k = p.k.at(place.b, 0, place.head / p.group);', 'block.k = p.k.at(place.b, 0, place.head % (p.heads / p.group));'),
         ('cuda/sm80/attention.cuh', 'block.v = p.v.at(place.b, 0, place.head / p.group);', 'block.v = p.v.at(place.b, 0, place.head % (p.heads / p.group));')]),

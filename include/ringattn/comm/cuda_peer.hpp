@@ -81,9 +81,7 @@ class CudaPeer : public detail::Sent {
     /// of them together.
     std::chrono::steady_clock::time_point patience() {
       if (end_of_patience) return *end_of_patience;
-      auto const end =
-          std::chrono::steady_clock::now() +
-          std::min<std::chrono::nanoseconds>(shared->ring.options().deadline, std::chrono::hours(24 * 365));
+      auto const end = end_of_wait(shared->ring.options().deadline);
       if (shared->ring.aborted()) end_of_patience = end;
       return end;
     }

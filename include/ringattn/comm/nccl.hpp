@@ -43,7 +43,7 @@ template <class HostRing> class Nccl : detail::Sent {
     /// What is enqueued is still carried out, within the deadline. An abort of the ring ends that at once.
     ~Shared() {
       try {
-        auto const end = end_of_waiting(host);
+        auto const end = end_of_wait(host.deadline());
         bool const done = ring.finish([&] {
           host.progress();
           return !host.aborted() && std::chrono::steady_clock::now() < end;
@@ -220,13 +220,9 @@ template <class HostRing> class Nccl : detail::Sent {
     return device;
   }
 
-  static auto end_of_waiting(HostRing& host) {
-    return std::chrono::steady_clock::now() +
-           std::min<std::chrono::nanoseconds>(host.deadline(), std::chrono::hours(24 * 365));
-  }
   /// A function that throws once the ring is aborted or the deadline has passed.
   static auto patience(HostRing& host) {
-    auto const end = end_of_waiting(host);
+    auto const end = end_of_wait(host.deadline());
     return [&host, end] {
       if (auto const reason = host.aborted())
         throw Error(ErrorCode::aborted, host.rank(), "NCCL: make a communicator", "", *reason);

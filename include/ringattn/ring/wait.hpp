@@ -16,9 +16,8 @@ namespace ringattn::inline RINGATTN_ABI {
 /// when comm.deadline() has passed.
 template <class C, class B, class T> void await(C& comm, B& backend, T& transfer, char const* what) {
   using Clock = std::chrono::steady_clock;
-  // At most a century: now + nanoseconds::max() would overflow.
-  auto const deadline = std::min<std::chrono::nanoseconds>(comm.deadline(), std::chrono::hours(24 * 36525));
-  auto const end = Clock::now() + deadline;
+  std::chrono::nanoseconds const deadline = comm.deadline();
+  auto const end = end_of_wait(deadline);
   std::chrono::nanoseconds const longest_slice = std::chrono::milliseconds(50);
   for (;;) {
     auto const left = std::chrono::nanoseconds(end - Clock::now());

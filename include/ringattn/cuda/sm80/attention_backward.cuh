@@ -10,10 +10,10 @@
 #pragma once
 
 #include <algorithm>
-#include <climits>
 #include <type_traits>
 
 #include "backward_state.cuh"
+#include "dispatch.hpp"
 
 namespace ringattn::inline RINGATTN_ABI::cuda::inline RINGATTN_CARDS::sm80 {
 
@@ -222,7 +222,9 @@ template <class K, Adding adding = Adding::in_turn> struct Backward {
 
   /// What fits on a card.
   static Tile tile(Launch const& where) {
-    return with_arch(where, []<int arch>(std::integral_constant<int, arch>) { return backward_tile_of<K, arch>; });
+    return with_arch<BackwardSizes, K>(
+        "Tiles of the backward pass", where,
+        []<int arch>(std::integral_constant<int, arch>) { return backward_tile_of<K, arch>; });
   }
   /// Bytes of state for a plan on any card.
   static size_t bytes(AttendShape const& shape) {
@@ -235,7 +237,7 @@ template <class K, Adding adding = Adding::in_turn> struct Backward {
 
   /// Clears dQ and computes what is known of the rows.
   static void begin(Step const& step, Launch const& where) {
-    with_arch(where, [&]<int arch>(std::integral_constant<int, arch>) {
+    with_arch<BackwardSizes, K>("Tiles of the backward pass", where, [&]<int arch>(std::integral_constant<int, arch>) {
       Plan<arch> const plan(step);
       if (plan.panels == 0) return;
       plan.q_runs.write(step.q_rows, where);
@@ -250,7 +252,7 @@ template <class K, Adding adding = Adding::in_turn> struct Backward {
   }
 
   static void step(Step const& step, Launch const& where) {
-    with_arch(where, [&]<int arch>(std::integral_constant<int, arch>) {
+    with_arch<BackwardSizes, K>("Tiles of the backward pass", where, [&]<int arch>(std::integral_constant<int, arch>) {
       using S = BackwardSizes<K, arch>;
       Plan<arch> const plan(step);
       RunTable const k_runs(step.k_rows, S::tile.kv, step.state + plan.layout.k_runs);
@@ -269,7 +271,7 @@ template <class K, Adding adding = Adding::in_turn> struct Backward {
   }
 
   static void finish(Step const& step, View<typename K::Element, DeviceSpace> const& dq, Launch const& where) {
-    with_arch(where, [&]<int arch>(std::integral_constant<int, arch>) {
+    with_arch<BackwardSizes, K>("Tiles of the backward pass", where, [&]<int arch>(std::integral_constant<int, arch>) {
       Plan<arch> const plan(step);
       WriteParameters<K> const p{RowsOf(dq), plan.q_runs, plan.work, step.scale, step.q.extents.heads};
       launch("finish gradients", write_dq<K, arch>, blocks(plan.panels), 256, 0, where, p);
@@ -307,24 +309,6 @@ template <class K, Adding adding = Adding::in_turn> struct Backward {
                reinterpret_cast<Word*>(step.state + layout.turn)} {}
     Word* ticket() const { return work.turn + panels * BackwardSizes<K, arch>::tile.warps; }
   };
-
-  /// f(arch) for the tiles that the card has the shared memory for. Throws Error{invalid_argument} if it has for none.
-  template <class F> static auto with_arch(Launch const& where, F f) {
-    if constexpr (checked_backward_tile<K, 80>() != checked_backward_tile<K, 86>())
-      if (size_t(BackwardSizes<K, 80>::shared) > where.shared_limit) {
-        check_shared(BackwardSizes<K, 86>::shared, "Tiles of the backward pass", where);
-        return f(std::integral_constant<int, 86>{});
-      }
-    check_shared(BackwardSizes<K, 80>::shared, "Tiles of the backward pass", where);
-    return f(std::integral_constant<int, 80>{});
-  }
-
-  static dim3 blocks(int64_t count) {
-    if (count > INT_MAX)
-      throw Error(ErrorCode::invalid_argument, -1, "batch * heads * rows", "less than 2^31 blocks of a kernel",
-                  std::to_string(count));
-    return dim3(unsigned(count));
-  }
 };
 
 }  // namespace ringattn::cuda::sm80
